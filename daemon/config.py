@@ -1,0 +1,313 @@
+"""Settings of the daemon: frozen dataclasses, read once from YAML and the environment.
+
+Order of precedence, last wins: the defaults below, the file given with ``--config``, ``STOKER_<SECTION>_<KEY>``
+variables, command-line options. An unknown key is an error that names its line. The string under a field *is* its entry
+in ``docs/reference/config.md``; a test keeps the two equal.
+
+Units are in the names: ``_s`` seconds, ``_mib`` MiB (2**20 bytes), ``_bytes`` bytes.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the text says where and what is allowed."""
+
+
+def _positive(section: str, obj: Any, *, zero_ok: frozenset[str] = frozenset()) -> None:
+    for f in fields(obj):
+        value = getattr(obj, f.name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        if value < 0 or (value == 0 and f.name not in zero_ok):
+            raise ConfigError(f"{section}.{f.name} must be above 0, not {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the node and one function may spend."""
+
+    memory_mib: int = 0
+    """Node budget: the sum of the memory of all instances that are not gone. 0: three quarters of the machine's RAM."""
+    instances_max: int = 1000
+    """Most instances on the node at once."""
+    function_instances_max: int = 200
+    """Most instances of one function at once."""
+    queue_max: int = 256
+    """Most calls of one function that may wait for an instance; the next one gets 429 queue-full."""
+    queue_s: float = 30.0
+    """Longest wait of a call for an instance; then 503 node-busy with Retry-After."""
+    start_s: float = 5.0
+    """Longest time from launch to ready (import and warm-up included); then 504 init-timeout. Fn's is 5 s."""
+    stop_s: float = 1.0
+    """How long a retired instance has to leave by itself; then it is killed."""
+    kill_s: float = 5.0
+    """How long a killed process may take to disappear before that is logged as an error."""
+    starts_at_once: int = 16
+    """Most instances of one function in state STARTING at once."""
+    node_starts_at_once: int = 32
+    """Most instances on the node in state STARTING at once."""
+    backoff_s: float = 0.5
+    """First pause after a failed start; doubled at each further failure, with up to 10 % jitter."""
+    backoff_s_max: float = 30.0
+    """Longest pause between two start attempts of a crashing function."""
+    reuse_calls_max: int = 100_000
+    """Calls after which an instance is retired, less up to 10 % jitter."""
+    reuse_age_s_max: float = 86_400.0
+    """Age at which an idle instance is retired, less up to 10 % jitter."""
+    reuse_growth_fraction_max: float = 0.8
+    """An instance that holds more than this part of its memory limit after a call is retired."""
+    template_idle_s: float = 900.0
+    """How long the template of an unused version is kept after its last instance went."""
+    templates_max: int = 64
+    """Most templates on the node; the one longest unused goes first."""
+    template_mib: int = 24
+    """What a template counts for in the node budget."""
+    memory_poll_s: float = 0.025
+    """How often the memory of busy instances is measured where no cgroup does it."""
+    memory_backstop_mib: int = 64
+    """RLIMIT_DATA of a worker is its function's memory plus this: a backstop between two measurements."""
+    response_bytes_max: int = 6 * 2**20
+    """Largest body a function may answer; then 502 response-too-large. OCI's 6 MB."""
+    response_header_bytes_max: int = 64 * 2**10
+    """Largest sum of the header names and values a function may answer; then 502 response-headers-too-large."""
+    response_headers_max: int = 256
+    """Most headers a function may answer."""
+    open_files_max: int = 350
+    """RLIMIT_NOFILE of a worker. Fn's FN_MAX_OPEN_FILES."""
+    processes_max: int = 50
+    """Most processes and threads of one instance, where the kernel can count them per instance. Fn's FN_MAX_PIDS."""
+    client_watch_s: float = 0.25
+    """After this long the client of a running call is watched; if it leaves, its call is cancelled."""
+    drain_s: float = 30.0
+    """How long running calls may go on after SIGTERM."""
+
+    def __post_init__(self) -> None:
+        _positive("limits", self, zero_ok=frozenset({"memory_mib", "memory_backstop_mib"}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Http:
+    """The listeners and what they accept."""
+
+    listen: str = "127.0.0.1:8080"
+    """HOST:PORT of the TCP listener; port 0 picks a free one. Anything but loopback needs ``insecure``."""
+    socket: str = ""
+    """Path of the unix socket; empty: ``stoker.sock`` in the runtime directory or, without one, the data directory."""
+    public_url: str = ""
+    """Base of the endpoint URLs in replies, for use behind a proxy; empty: from the request's Host header."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names accepted besides the loopback ones. A name that is not listed gets 403: a web page cannot rebind."""
+    insecure: bool = False
+    """True: listen on any address and accept any Host without authentication."""
+    connections_max: int = 4096
+    """Most open client connections; further ones wait in the kernel's backlog."""
+    backlog: int = 1024
+    """Length of the kernel's queue of connections that were not accepted yet."""
+    request_line_bytes_max: int = 8192
+    """Longest request line; then 431."""
+    header_bytes_max: int = 32 * 2**10
+    """Largest header section; then 431."""
+    headers_max: int = 128
+    """Most headers; then 431."""
+    body_bytes_max: int = 6 * 2**20
+    """Largest request body of an invoke or trigger; then 413. OCI's 6 MB."""
+    bundle_bytes_max: int = 250 * 2**20
+    """Largest bundle that may be uploaded."""
+    header_s: float = 15.0
+    """Longest time from a request's first byte to the end of its headers; then 408."""
+    body_s: float = 60.0
+    """Longest time for a request's body; then 408."""
+    write_s: float = 60.0
+    """Longest time a client may take to read a reply; then its connection is cut."""
+    keep_alive_s: float = 75.0
+    """How long an idle connection is kept."""
+
+    def __post_init__(self) -> None:
+        _positive("http", self)
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ConfigError(f"http.listen must be HOST:PORT, not {self.listen!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pcu:
+    """Provisioned concurrency of the node."""
+
+    memory_mib: int = 40960
+    """Most memory all floors together may reserve (OCI: provisioned-concurrency-mb)."""
+    steps: str = "oci"
+    """``oci``: counts must be multiples of OCI's table (128 MB 40; 256 MB 20; more 10); ``any``: any count."""
+
+    def __post_init__(self) -> None:
+        _positive("pcu", self)
+        if self.steps not in ("oci", "any"):
+            raise ConfigError(f"pcu.steps must be 'oci' or 'any', not {self.steps!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundles:
+    """What an uploaded bundle may be."""
+
+    unpacked_bytes_max: int = 1024 * 2**20
+    """Largest sum of the unpacked files."""
+    files_max: int = 50_000
+    """Most files and directories."""
+    ratio_max: int = 200
+    """Largest ratio of unpacked to packed size of a member over 1 MiB: a guard against bombs."""
+    depth_max: int = 32
+    """Deepest path."""
+    path_bytes_max: int = 512
+    """Longest path."""
+    unpack_s: float = 120.0
+    """Longest time for unpacking."""
+    versions_kept: int = 10
+    """Versions of a function that can be rolled back to; older bundles are removed when nothing names them."""
+
+    def __post_init__(self) -> None:
+        _positive("bundles", self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logs:
+    """What functions and the daemon write."""
+
+    level: str = "info"
+    """Level of the daemon's log: debug, info, warning, error."""
+    format: str = "auto"
+    """Form of the daemon's log: ``text``, ``json``, or ``auto``: text on a terminal, else json."""
+    line_bytes_max: int = 16 * 2**10
+    """Longest line of a function's output; the rest goes to the next line."""
+    rate_bytes_s: int = 2**20
+    """Bytes of output per second and instance that are kept; what is over is counted and dropped."""
+    burst_bytes: int = 4 * 2**20
+    """Output that may come at once before the rate applies."""
+    file_bytes_max: int = 8 * 2**20
+    """Size at which a function's log file is rotated."""
+    files_max: int = 3
+    """Log files kept per function."""
+
+    def __post_init__(self) -> None:
+        _positive("logs", self)
+        if self.level not in ("debug", "info", "warning", "error"):
+            raise ConfigError(f"logs.level must be debug, info, warning or error, not {self.level!r}")
+        if self.format not in ("auto", "text", "json"):
+            raise ConfigError(f"logs.format must be auto, text or json, not {self.format!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration. Hand the part that is needed down, never the whole."""
+
+    data: Path = Path("/var/lib/stoker")
+    """The data directory: database, bundles, logs."""
+    limits: Limits = field(default_factory=Limits)
+    http: Http = field(default_factory=Http)
+    pcu: Pcu = field(default_factory=Pcu)
+    bundles: Bundles = field(default_factory=Bundles)
+    logs: Logs = field(default_factory=Logs)
+
+
+SECTIONS: dict[str, type[Any]] = {"limits": Limits, "http": Http, "pcu": Pcu, "bundles": Bundles, "logs": Logs}
+
+
+def load(text: str, *, source: str, environ: Mapping[str, str], data: Path | None = None) -> Config:
+    """Build the configuration from a YAML document and ``STOKER_<SECTION>_<KEY>`` variables.
+
+    Raises:
+      ConfigError: not YAML, an unknown key, a wrong type or value; says source, line and what is allowed.
+    """
+    values = _read_yaml(text, source)
+    for name, raw in sorted(environ.items()):
+        section, _, key = name.removeprefix("STOKER_").lower().partition("_")
+        if name.startswith("STOKER_") and section in SECTIONS:
+            if key not in _types(SECTIONS[section]):
+                raise ConfigError(f"{name}: unknown setting {section}.{key}; {_known(section)}")
+            parsed = raw.split(",") if _types(SECTIONS[section])[key] not in (int, float, bool, str) else raw
+            values.setdefault(section, {})[key] = (parsed, name)
+    top = {"data": Path(values.pop("data")[0])} if "data" in values else {}
+    built = {name: _build(name, given) for name, given in values.items()}
+    config = Config(**top, **built)
+    return replace(config, data=data) if data is not None else config
+
+
+def _types(section: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(section)
+
+
+def _known(section: str) -> str:
+    return f"known in {section}: {', '.join(_types(SECTIONS[section]))}"
+
+
+def _read_yaml(text: str, source: str) -> dict[str, Any]:
+    """``{section: {key: (value, place)}}``; the place is used in error messages."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{source}: not YAML: {exc}") from exc
+    if node is None:
+        return {}
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{source}: must be a map of sections: {', '.join(['data', *SECTIONS])}")
+    loader = yaml.SafeLoader("")
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        name, place = str(key_node.value), f"{source}, line {key_node.start_mark.line + 1}"
+        if name == "data":
+            values["data"] = (str(value_node.value), place)
+            continue
+        if name not in SECTIONS:
+            raise ConfigError(f"{place}: unknown section {name!r}; known: {', '.join(['data', *SECTIONS])}")
+        if not isinstance(value_node, yaml.MappingNode):
+            raise ConfigError(f"{place}: {name} must be a map; {_known(name)}")
+        section = values.setdefault(name, {})
+        for k, v in value_node.value:
+            place = f"{source}, line {k.start_mark.line + 1}"
+            if k.value not in _types(SECTIONS[name]):
+                raise ConfigError(f"{place}: unknown setting {name}.{k.value}; {_known(name)}")
+            section[k.value] = (loader.construct_object(v, deep=True), place)
+    return values
+
+
+def _build(name: str, given: dict[str, tuple[Any, str]]) -> Any:
+    section, types = SECTIONS[name], _types(SECTIONS[name])
+    values = {}
+    for key, (raw, place) in given.items():
+        try:
+            values[key] = _convert(raw, types[key])
+        except (TypeError, ValueError):
+            wanted = getattr(types[key], "__name__", str(types[key]))
+            raise ConfigError(f"{place}: {name}.{key} must be of type {wanted}, not {raw!r}") from None
+    try:
+        return section(**values)
+    except ConfigError as exc:
+        places = "; ".join(sorted({place for _, place in given.values()}))
+        raise ConfigError(f"{places}: {exc}") from None
+
+
+def _convert(raw: Any, wanted: Any) -> Any:
+    if wanted is bool:
+        if isinstance(raw, bool):
+            return raw
+        if isinstance(raw, str) and raw.lower() in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+            return raw.lower() in ("1", "true", "yes", "on")
+        raise ValueError
+    if isinstance(raw, bool):
+        raise ValueError
+    if wanted in (int, float):
+        return wanted(raw)
+    if wanted is str:
+        if not isinstance(raw, str):
+            raise ValueError
+        return raw
+    if isinstance(raw, (list, tuple)) and all(isinstance(item, str) for item in raw):
+        return tuple(raw)
+    raise ValueError
