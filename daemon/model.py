@@ -1,0 +1,174 @@
+"""What Stoker keeps: apps, functions, versions, triggers, bundles. Frozen values and the rules that need no database.
+
+Rules and texts of errors come from the Fn server (fn: api/models/*.go, reference fn-contract 1.2 to 1.5), because
+clients match on them. Times are integer milliseconds since the epoch (``_at``). Ids are 26 characters of Crockford base32
+that sort by creation time (fn: api/id/id.go).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MEMORY_MIB_DEFAULT = 128
+TIMEOUT_S_DEFAULT = 30
+IDLE_TIMEOUT_S_DEFAULT = 30
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+class Ids:
+    """Makes ids: 48 bits of wall-clock milliseconds, 80 bits that grow by a random step within one millisecond.
+
+    They sort by creation time like Fn's, and unlike Fn's they cannot be guessed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last_ms = 0
+        self._tail = 0
+
+    def new(self) -> str:
+        """A new id, larger than every id this object gave before."""
+        with self._lock:
+            now_ms = max(time.time_ns() // 1_000_000, self._last_ms)
+            if now_ms == self._last_ms:
+                self._tail += 1 + int.from_bytes(os.urandom(4), "big")
+            else:
+                self._tail = int.from_bytes(os.urandom(9), "big")  # 72 bits: room to count up
+            self._last_ms = now_ms
+            number = (now_ms << 80) | self._tail
+        return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class App:
+    """A group of functions that share configuration and, later, a network."""
+
+    id: str
+    name: str
+    config: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+    syslog_url: str = ""
+    shape: str = ""
+    created_at: int = 0
+    updated_at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One bundle and one set of settings: immutable once stored, except for ``state`` and ``error``.
+
+    ``digest`` is empty when ``image`` names no bundle on this node: such a function exists (as on Fn) and answers
+    502 bundle-missing until the bundle is pushed.
+    """
+
+    function_id: str
+    number: int
+    """1, 2, 3 ... within the function."""
+    image: str
+    digest: str
+    """``sha256:<64 hex>`` of the bundle, or empty."""
+    memory_mib: int = MEMORY_MIB_DEFAULT
+    timeout_s: int = TIMEOUT_S_DEFAULT
+    idle_timeout_s: int = IDLE_TIMEOUT_S_DEFAULT
+    config: Mapping[str, str] = field(default_factory=dict)
+    start: str = "auto"
+    """``auto``, ``fork``, ``boot`` or ``exec`` (annotation ``stoker.dev/start``)."""
+    state: str = "building"
+    """``building``, ``ready`` or ``failed``."""
+    error: str = ""
+    """Why it failed: the canary's traceback."""
+    created_at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """A named function of an app; ``live`` is the version that answers calls."""
+
+    id: str
+    app_id: str
+    name: str
+    live: Version
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+    pcu_count: int = 0
+    """Provisioned concurrency: instances always kept started. 0: strategy NONE."""
+    shape: str = ""
+    created_at: int = 0
+    updated_at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """``/t/{app name}{source}`` calls the function."""
+
+    id: str
+    name: str
+    app_id: str
+    fn_id: str
+    source: str
+    type: str = "http"
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+    created_at: int = 0
+    updated_at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """An unpacked bundle of the content-addressed store."""
+
+    digest: str
+    packed_bytes: int
+    unpacked_bytes: int
+    files: int
+    runtime: str = "python"
+    """``python`` or ``python3.N``: the interpreter its func.yaml asks for."""
+    handler_file: str = "func.py"
+    """The module's file, relative to ``function/``."""
+    handler_name: str = "handler"
+    expects: tuple[str, ...] = ()
+    """Config keys that func.yaml's ``expects.config`` marks as required."""
+    created_at: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """What a call gave, as the worker said it: the FDK's status and headers, not yet mapped to the client's."""
+
+    status: int
+    """200, 502 or 504: all that the Fn contract allows."""
+    headers: list[tuple[str, str]]
+    body: bytes
+    call_id: str = ""
+    start_kind: str = "reuse"
+    """``reuse``, ``spare``, ``fork``, ``boot`` or ``exec``."""
+    queue_s: float = 0.0
+    start_s: float = 0.0
+    handler_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchPlan:
+    """Everything a worker of one revision needs. Equal for all instances of the revision."""
+
+    revision: str
+    """Names the version and the app configuration it runs with; instances of different revisions never mix."""
+    function_id: str
+    function_name: str
+    app_id: str
+    app_name: str
+    bundle_dir: str
+    """Absolute path of the unpacked bundle: ``function/`` and perhaps ``python/`` and ``resources/`` inside."""
+    handler_file: str
+    handler_name: str
+    interpreter: str
+    """Absolute path of the Python interpreter; empty: the daemon's own, which forks fastest."""
+    environment: Mapping[str, str]
+    """The worker's whole environment: configuration and FN_* variables, nothing of the daemon's."""
+    memory_mib: int
+    timeout_s: int
+    start: str = "auto"
