@@ -1,0 +1,213 @@
+"""One call, from admission to answer, in the caller's own task: the same path for HTTP, triggers and detached calls.
+
+A hot start is: take an idle instance, write the frame, wait for the answer, release. No other task is woken, nothing
+is allocated per wait, and no timer is armed: the scheduler's one timer aborts the channel of a call that overruns.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NoReturn
+
+import trio
+
+from daemon import errors
+from daemon.catalog import Catalog
+from daemon.errors import StokerError
+from daemon.metrics import Metrics
+from daemon.model import Answer, Function
+from daemon.supervisor import Slot, Supervisor, Waiter, out_of_memory
+
+EXIT_TEXT_WAIT_S = 0.1
+"""How long a caller whose worker vanished waits for the reason: the pipe closes a little before the exit is reported."""
+DETACHED_MAX = 1024
+"""Most detached calls that may be open at once; further ones get 429."""
+
+
+class Invoker:
+    """Runs calls. `run` must be running for detached calls."""
+
+    def __init__(self, catalog: Catalog, supervisor: Supervisor, metrics: Metrics, *, log: Any) -> None:
+        self._catalog = catalog
+        self._supervisor = supervisor
+        self._scheduler = supervisor.scheduler
+        self._metrics = metrics
+        self._log = log
+        self._nursery: trio.Nursery | None = None
+        self._open = 0
+        self._detached = 0
+        self._quiet = trio.Event()
+        self._deadline_second = -1
+        self._deadline_texts: dict[int, str] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[Invoker] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Own the detached calls until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started(self)
+            await trio.sleep_forever()
+        raise AssertionError("unreachable")
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that were admitted and are not answered yet."""
+        return self._open
+
+    async def quiet(self) -> None:
+        """Wait until no call is open (for drain)."""
+        while self._open:
+            self._quiet = trio.Event()
+            await self._quiet.wait()
+
+    async def invoke(
+        self, function_id: str, *, call_id: str, headers: list[tuple[str, str]], body: bytes
+    ) -> Answer:
+        """Run one call and return what the function said.
+
+        ``headers`` are the request's as the function shall see them; Fn-Deadline is added here, when the instance is
+        won: the timeout counts execution only.
+
+        Raises:
+          StokerError: refused, failed, timed out...; its ``call_id`` is set.
+        """
+        function = self._catalog.functions.get(function_id)
+        if function is None:
+            raise errors.NotFound("Fn not found")
+        began_s = trio.current_time()
+        self._open += 1
+        try:
+            if not function.live.digest:
+                image = function.live.image
+                raise errors.BundleMissing(
+                    f"Failed to pull image '{image}'", detail="no bundle of this name was pushed: stoker push"
+                )
+            answer = await self._run(function, call_id, headers, body, began_s)
+        except StokerError as exc:
+            exc.call_id = call_id
+            self._metrics.observe_failure(function_id, exc, trio.current_time() - began_s)
+            raise
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._quiet.set()
+        self._metrics.observe_answer(function_id, answer)
+        return answer
+
+    def invoke_detached(
+        self, function_id: str, *, call_id: str, headers: list[tuple[str, str]], body: bytes
+    ) -> None:
+        """Admit a call that nobody waits for, and return at once.
+
+        Raises:
+          StokerError: not admitted.
+        """
+        if function_id not in self._catalog.functions:
+            raise errors.NotFound("Fn not found")
+        if self._detached >= DETACHED_MAX:
+            raise errors.QueueFull(detail=f"{DETACHED_MAX} of {DETACHED_MAX} detached calls are open", call_id=call_id)
+        if self._scheduler.draining:
+            raise errors.Draining(call_id=call_id)
+        assert self._nursery is not None, "run() comes first"
+        self._detached += 1
+        self._nursery.start_soon(self._detach, function_id, call_id, headers, body)
+
+    async def _detach(self, function_id: str, call_id: str, headers: list[tuple[str, str]], body: bytes) -> None:
+        try:
+            await self.invoke(function_id, call_id=call_id, headers=headers, body=body)
+        except StokerError as exc:
+            self._log.info("detached call failed", call=call_id, function=function_id, code=exc.code, error=str(exc))
+        finally:
+            self._detached -= 1
+
+    async def _run(
+        self, function: Function, call_id: str, headers: list[tuple[str, str]], body: bytes, began_s: float
+    ) -> Answer:
+        supervisor, scheduler = self._supervisor, self._scheduler
+        now_s = began_s
+        waited = False
+        instance_id = scheduler.take(function.id, call_id, now_s=now_s)
+        if instance_id is None:
+            waited = True
+            instance_id = await self._wait(function.id, call_id)
+            now_s = trio.current_time()
+        if scheduler.needs_settle:
+            supervisor.settle()
+        slot = supervisor.slots[instance_id]
+        start_kind = scheduler.start_kind(instance_id)
+        slot.call_id, slot.call_since_s = call_id, now_s
+        try:
+            slot.output.begin_call(call_id)  # type: ignore[union-attr]  # a slot that is taken is ready
+            answer: Answer = await slot.channel.call(
+                call_id=call_id, deadline=self._deadline(slot.plan.timeout_s), headers=headers, body=body
+            )
+        except StokerError as exc:
+            slot.call_id = ""
+            raise await self._failed(slot, exc) from None
+        except BaseException:  # the caller left, or a bug: the instance is in the middle of a call and goes
+            slot.call_id = ""
+            supervisor.obey(scheduler.cancel(call_id, now_s=trio.current_time()))
+            raise
+        slot.call_id = ""
+        ended_s = trio.current_time()
+        if todo := scheduler.release(instance_id, now_s=ended_s):
+            supervisor.obey(todo)
+        answer.call_id = call_id
+        answer.start_kind = start_kind
+        if waited:
+            answer.queue_s = now_s - began_s
+        answer.handler_s = ended_s - now_s
+        return answer
+
+    async def _wait(self, function_id: str, call_id: str) -> int:
+        """Queue for an instance.
+
+        Raises:
+          StokerError: refused, or no instance in time.
+        """
+        waiter = Waiter()
+        supervisor, scheduler = self._supervisor, self._scheduler
+        supervisor.waiters[call_id] = waiter
+        try:
+            supervisor.obey(scheduler.enqueue(call_id, function_id, now_s=trio.current_time()))
+            await waiter.event.wait()
+        except BaseException:
+            # POLICY: an instance that was won but never spoken to is as good as before.
+            if waiter.instance_id is not None:
+                supervisor.obey(scheduler.release(waiter.instance_id, now_s=trio.current_time()))
+            elif supervisor.waiters.pop(call_id, None) is not None:
+                supervisor.obey(scheduler.cancel(call_id, now_s=trio.current_time()))
+            raise
+        if waiter.error is not None:
+            raise waiter.error
+        assert waiter.instance_id is not None
+        return waiter.instance_id
+
+    async def _failed(self, slot: Slot, error: StokerError) -> StokerError:
+        """Give the instance back or condemn it, and return the error with all that is known about it."""
+        if isinstance(error, errors.FunctionFailed) and error.detail.startswith("MemoryError"):
+            # RLIMIT_DATA, the backstop, was faster than the measurement.
+            error = out_of_memory(slot)
+        now_s = trio.current_time()
+        if slot.channel.usable and error.instance_survives:
+            self._supervisor.obey(self._scheduler.release(slot.instance_id, now_s=now_s))
+            return error
+        self._supervisor.obey(self._scheduler.condemn(slot.instance_id, error, now_s=now_s))
+        if isinstance(error, errors.FunctionCrashed):
+            with trio.move_on_after(EXIT_TEXT_WAIT_S):
+                await slot.gone.wait()
+            if slot.doom is not None and slot.doom is not error:
+                return slot.doom
+            if slot.exit_text:
+                error.detail = f"the worker ended during the call: {slot.exit_text}"
+        return error
+
+    def _deadline(self, timeout_s: int) -> str:
+        """RFC 3339, whole seconds, ``Z``: Java's Instant.parse refuses offsets (fn-contract 2.1)."""
+        second = int(time.time())
+        if second != self._deadline_second:
+            self._deadline_second = second
+            self._deadline_texts.clear()
+        text = self._deadline_texts.get(timeout_s)
+        if text is None:
+            text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second + timeout_s))
+            self._deadline_texts[timeout_s] = text
+        return text
