@@ -240,23 +240,30 @@ class Supervisor:
         slot.output = OutputReader(
             log, instance_id=slot.instance_id, stdout_fd=worker.stdout_fd, stderr_fd=worker.stderr_fd
         )
+        failure: StokerError | None = None
         try:
-            async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            async with trio.open_nursery() as nursery:
                 nursery.start_soon(slot.output.run)
-                await worker.channel.ready()
-                self.obey(
-                    self.scheduler.ready(slot.instance_id, kind=worker.start_kind, now_s=trio.current_time())
-                )
-                self._tell_preparing(slot.plan.revision)
-                status = await worker.exited()
-                slot.exit_text = str(status)
-                # The caller is woken even if a child of the worker still holds the pipe's other end.
-                worker.channel.abort(errors.FunctionCrashed(detail=f"the worker ended: {status}"))
+                try:
+                    await self._until_exit(slot, worker)
+                except StokerError as exc:  # kept out of the nursery, which would wrap it in a group
+                    failure = exc
                 with trio.move_on_after(OUTPUT_GRACE_S):
                     await slot.output.finished()
                 nursery.cancel_scope.cancel()
         finally:
             slot.output.close()
+        if failure is not None:
+            raise failure
+
+    async def _until_exit(self, slot: Slot, worker: Any) -> None:
+        await worker.channel.ready()
+        self.obey(self.scheduler.ready(slot.instance_id, kind=worker.start_kind, now_s=trio.current_time()))
+        self._tell_preparing(slot.plan.revision)
+        status = await worker.exited()
+        slot.exit_text = str(status)
+        # The caller is woken even if a child of the worker still holds the pipe's other end.
+        worker.channel.abort(errors.FunctionCrashed(detail=f"the worker ended: {status}"))
 
     def _end(self, slot: Slot, failure: StokerError | None) -> None:
         """Synchronous, always reached: the instance is gone, whatever happened."""

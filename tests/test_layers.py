@@ -37,6 +37,7 @@ FLOORS = {
     "daemon.http": 5,
     "daemon.node": 6,
     "daemon.main": 6,
+    "daemon.serve": 6,
 }
 PURE = ("daemon.core", "daemon.model", "daemon.errors", "daemon.catalog", "runtime.wire")
 IMPURE = {"trio", "logging", "random", "sqlite3", "socket", "subprocess", "threading", "time", "os", "asyncio", "select"}

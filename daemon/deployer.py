@@ -1,0 +1,230 @@
+"""The path of a deploy: version row, canary in the real sandbox, one transaction, then the old instances go.
+
+Make before break: calls go to the old version until the new one has answered for itself, and the floor of the new one is
+filled before the old one is let go. After a restart every function is configured again and its floor restored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import trio
+
+from daemon import errors
+from daemon.bundles import BundleStore
+from daemon.catalog import Catalog
+from daemon.config import Limits
+from daemon.core.scheduler import PoolSpec
+from daemon.model import App, Bundle, Function, LaunchPlan, Version
+from daemon.store import records
+from daemon.store.database import Database
+from daemon.supervisor import Supervisor
+
+DEPLOYS_AT_ONCE = 4
+"""Most versions that are made ready at the same time; further deploys wait their turn."""
+FLOOR_FILL_S = 60.0
+"""Longest wait for the floor of a new version, or of all functions after a restart, beyond the canary's own limit."""
+SAFE_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+class Deployer:
+    """Makes versions live. One deploy per function at a time."""
+
+    def __init__(
+        self,
+        database: Database,
+        catalog: Catalog,
+        bundles: BundleStore,
+        supervisor: Supervisor,
+        *,
+        limits: Limits,
+        interpreters: Callable[[str], str],
+        log: Any,
+    ) -> None:
+        """``interpreters(runtime)`` gives an interpreter's path, "" for the daemon's own, or raises InvalidFunction."""
+        self._database = database
+        self._catalog = catalog
+        self._bundles = bundles
+        self._supervisor = supervisor
+        self._limits = limits
+        self._interpreters = interpreters
+        self._log = log
+        self._turns = trio.CapacityLimiter(DEPLOYS_AT_ONCE)
+        self._locks: dict[str, trio.Lock] = {}
+
+    @asynccontextmanager
+    async def _turn(self, function_id: str) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(function_id, trio.Lock())
+        async with lock, self._turns:
+            yield
+
+    async def deploy(self, app: App, new: Function, old: Function | None) -> Function:
+        """Make ``new.live`` the version that answers calls; ``old`` is what does now.
+
+        Returns the function as stored and serving.
+
+        Raises:
+          DeployFailed: the canary did not become ready; ``detail`` is its traceback. The old version goes on serving.
+        """
+        async with self._turn(new.id):
+            if not new.live.digest:
+                return await self._store_without_bundle(new)
+            bundle = await self._database.read(lambda conn: records.bundle(conn, new.live.digest))
+            if bundle is None:
+                raise errors.BundleMissing(detail=f"{new.live.image} ({new.live.digest})")
+            plan = self.plan(app, new, bundle)
+            await self._database.write(lambda conn: records.insert_version(conn, replace(new.live, state="building")))
+            try:
+                await self._supervisor.prepare(
+                    plan, self._spec(plan, new), timeout_s=self._limits.start_s + FLOOR_FILL_S
+                )
+            except errors.StokerError as exc:
+                await self._fail(new, exc)
+            except BaseException:  # the client left or the daemon stops: the row must not stay `building`
+                with trio.CancelScope(shield=True), trio.move_on_after(5):
+                    await self._record_failure(new, "the deploy was interrupted")
+                raise
+            stored = replace(new, live=replace(new.live, state="ready"))
+            with trio.CancelScope(shield=True):  # from here it is done or not done, never half
+                try:
+                    await self._database.write(lambda conn: records.save_function(conn, stored))
+                except BaseException:
+                    self._supervisor.abandon(new.id, plan.revision)
+                    raise
+                self._catalog.put_function(stored)
+                self._supervisor.configure(plan, self._spec(plan, stored))
+            return stored
+
+    async def _store_without_bundle(self, new: Function) -> Function:
+        """As on Fn: a function may name an image that is not there (yet); its calls say so."""
+        stored = replace(new, live=replace(new.live, state="ready"))
+        with trio.CancelScope(shield=True):
+            await self._database.write(lambda conn: records.save_function(conn, stored))
+            self._catalog.put_function(stored)
+            self._supervisor.forget(stored.id)
+        return stored
+
+    async def _fail(self, new: Function, exc: errors.StokerError) -> None:
+        await self._record_failure(new, str(exc))
+        raise errors.DeployFailed(
+            f"cannot deploy {new.name} version {new.live.number}: {exc.message}", detail=exc.detail
+        ) from exc
+
+    async def _record_failure(self, new: Function, text: str) -> None:
+        await self._database.write(
+            lambda conn: records.fail_version(conn, new.id, new.live.number, text)
+        )
+        self._log.warning("deploy failed", function=new.id, version=new.live.number, error=text)
+
+    def apply(self, app: App, function: Function) -> None:
+        """Settings that need no new version changed and are stored: tell the scheduler."""
+        if function.live.digest and (plan := self._live_plan(function)):
+            self._supervisor.configure(plan, self._spec(plan, function))
+
+    async def reconfigure(self, app: App) -> None:
+        """The app's configuration changed and is stored: its functions go on with new instances."""
+        for function in [f for f in self._catalog.functions.values() if f.app_id == app.id]:
+            await self._restore(app, function)
+
+    def forget(self, function_id: str) -> None:
+        """The function was deleted and that is stored."""
+        self._supervisor.forget(function_id)
+        self._locks.pop(function_id, None)
+
+    async def restore(self) -> None:
+        """After a restart: configure every function and wait, within a limit, until every floor is filled."""
+        for function in list(self._catalog.functions.values()):
+            try:
+                await self._restore(self._catalog.apps[function.app_id], function)
+            except errors.StokerError as exc:
+                self._log.error("function cannot run", function=function.id, name=function.name, error=str(exc))
+        floors = [f.id for f in self._catalog.functions.values() if f.pcu_count]
+        with trio.move_on_after(FLOOR_FILL_S) as scope:
+            while any(self._floor_is_filling(function_id) for function_id in floors):
+                await trio.sleep(0.02)
+        if scope.cancelled_caught:
+            self._log.error("not every provisioned floor could be filled in time", seconds=FLOOR_FILL_S)
+
+    def _floor_is_filling(self, function_id: str) -> bool:
+        pool = self._supervisor.scheduler.pool(function_id)
+        return pool is not None and pool.pcu_state == "filling"
+
+    async def _restore(self, app: App, function: Function) -> None:
+        if not function.live.digest:
+            return
+        bundle = await self._database.read(lambda conn: records.bundle(conn, function.live.digest))
+        if bundle is None or not self._bundles.directory(bundle.digest).is_dir():
+            raise errors.BundleMissing(detail=f"{function.live.image} ({function.live.digest}) is not on the disk")
+        plan = self.plan(app, function, bundle)
+        self._supervisor.configure(plan, self._spec(plan, function))
+
+    def _live_plan(self, function: Function) -> LaunchPlan | None:
+        plans = [p for p in self._supervisor.plans.values() if p.function_id == function.id]
+        return plans[-1] if plans else None
+
+    def _spec(self, plan: LaunchPlan, function: Function) -> PoolSpec:
+        return PoolSpec(
+            function_id=function.id,
+            revision=plan.revision,
+            memory_mib=function.live.memory_mib,
+            timeout_s=function.live.timeout_s,
+            idle_timeout_s=function.live.idle_timeout_s,
+            floor=function.pcu_count,
+            uses_template=plan.start not in ("boot", "exec"),
+        )
+
+    def plan(self, app: App, function: Function, bundle: Bundle) -> LaunchPlan:
+        """Everything a worker of this version needs.
+
+        Raises:
+          InvalidFunction: the machine lacks the interpreter.
+        """
+        version = function.live
+        environment = environment_of(app, function, version)
+        settings = json.dumps([version.number, environment, version.memory_mib, version.start, bundle.digest])
+        return LaunchPlan(
+            revision=f"{function.id}.{version.number}.{hashlib.sha256(settings.encode()).hexdigest()[:12]}",
+            function_id=function.id,
+            function_name=function.name,
+            app_id=app.id,
+            app_name=app.name,
+            bundle_dir=str(self._bundles.directory(bundle.digest)),
+            handler_file=bundle.handler_file,
+            handler_name=bundle.handler_name,
+            interpreter=self._interpreters(bundle.runtime),
+            environment=environment,
+            memory_mib=version.memory_mib,
+            timeout_s=version.timeout_s,
+            start=version.start,
+        )
+
+
+def environment_of(app: App, function: Function, version: Version) -> Mapping[str, str]:
+    """A worker's whole environment: configuration (the function's wins) and FN_* (fn-contract 3.1: config cannot win)."""
+    return {
+        "PATH": SAFE_PATH,
+        "HOME": "/tmp",
+        "LANG": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",
+        # isolation.md 0.2: thread pools of BLAS at import time make a template unfit for forking.
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        **app.config,
+        **version.config,
+        "FN_APP_ID": app.id,
+        "FN_APP_NAME": app.name,
+        "FN_FN_ID": function.id,
+        "FN_FN_NAME": function.name,
+        "FN_MEMORY": str(version.memory_mib),
+        "FN_TYPE": "sync",
+        "FN_FORMAT": "http-stream",
+        "FN_LISTENER": "unix:/tmp/iofs/lsnr.sock",
+        "OCI_TRACING_ENABLED": "0",
+    }
+

@@ -1,0 +1,119 @@
+"""``stokerd``: arguments and configuration of the daemon; `daemon.serve` builds and runs it."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from daemon import VERSION
+from daemon.config import Config, ConfigError, load
+
+EXIT_FAILED, EXIT_USAGE = 1, 2
+
+EXAMPLES = """\
+examples:
+  stokerd --data ~/.stoker
+      serve on http://127.0.0.1:8080 and ~/.stoker/stoker.sock
+  stokerd --data /tmp/s --listen 127.0.0.1:0
+      serve on a free port; the line "ready http://127.0.0.1:PORT" on standard output says which
+  stokerd --config /etc/stoker/stoker.yaml --check-config
+      check the configuration and exit
+
+signals: SIGTERM and SIGINT drain (running calls finish), a second one does not wait
+exit codes: 0 stopped as asked, 1 cannot serve, 2 wrong usage or configuration
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        config = read_config(args)
+        check_exposure(config)
+    except (ConfigError, OSError, UnicodeDecodeError) as exc:
+        print(f"stokerd: {exc}", file=sys.stderr)
+        return EXIT_USAGE
+    if args.check_config:
+        print(f"configuration is fine: data in {config.data}, listening on {config.http.listen}")
+        return 0
+    # Imported late: --help and --check-config must not pay for the import of trio and Quart.
+    import trio
+
+    from daemon.serve import CannotServe, serve
+
+    try:
+        trio.run(serve, config)
+    except* CannotServe as group:
+        for exc in group.exceptions:
+            print(f"stokerd: {exc}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stokerd",
+        description="Run functions on this machine without Docker.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data directory (default: /var/lib/stoker)")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="TCP listener (default: 127.0.0.1:8080)")
+    parser.add_argument("--socket", metavar="PATH", help="unix socket (default: stoker.sock in the data directory)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file (YAML)")
+    parser.add_argument("--check-config", action="store_true", help="check the configuration and exit")
+    parser.add_argument(
+        "--insecure", action="store_true", help="listen on any address, without authentication: only on a trusted network"
+    )
+    parser.add_argument("--version", action="version", version=f"stokerd {VERSION}")
+    return parser
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The configuration from file, environment and options, the last winning.
+
+    Raises:
+      ConfigError, OSError: it cannot be used.
+    """
+    text = args.config.read_text(encoding="utf-8") if args.config else ""
+    config = load(text, source=str(args.config or "configuration"), environ=os.environ, data=args.data)
+    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd.exec(5)
+    if state and args.data is None and config.data == Config().data:
+        config = replace(config, data=Path(state))
+    http = config.http
+    if args.listen:
+        http = replace(http, listen=args.listen)
+    if args.socket:
+        http = replace(http, socket=args.socket)
+    if args.insecure:
+        http = replace(http, insecure=True)
+    return replace(config, data=config.data.expanduser().absolute(), http=http)
+
+
+def check_exposure(config: Config) -> None:
+    """Without signed requests, anybody who reaches the port may run code: only loopback, unless told otherwise.
+
+    Raises:
+      ConfigError: the listener is not a loopback address.
+    """
+    host = config.http.listen.rpartition(":")[0].strip("[]")
+    if config.http.insecure or host == "localhost":
+        return
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ConfigError(
+            f"http.listen: {host!r} is not a loopback address and requests are not authenticated; "
+            "use 127.0.0.1 or [::1], or say --insecure if everybody who reaches this port may run code here"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""The composition root: builds every part, nests their lifetimes, drains. The only module that knows everyone.
+
+What it builds it hands down; nothing looks anything up. Order of life: store, launcher, supervisor, invoker, deployer,
+front door; the end runs the other way round, so that nothing outlives what it stands on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import random
+import signal
+import socket
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import trio
+
+from daemon import VERSION, systemd
+from daemon.bundles import BundleStore
+from daemon.catalog import Catalog
+from daemon.config import Config, Limits
+from daemon.core.scheduler import Scheduler
+from daemon.deployer import Deployer
+from daemon.http.app import make_app
+from daemon.http.frontdoor import FrontDoor
+from daemon.http.invoke import make_route
+from daemon.interpreters import Interpreters
+from daemon.invoker import Invoker
+from daemon.launcher import Launcher
+from daemon.logs import LogBook, setup_logging
+from daemon.metrics import Metrics
+from daemon.model import Ids
+from daemon.node import Node
+from daemon.registry import Registry
+from daemon.store import records
+from daemon.store.database import Database
+from daemon.supervisor import Supervisor
+
+DATA_LOCK = "stokerd.lock"
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+SOCKET_PATH_BYTES_MAX = 107
+"""sockaddr_un.sun_path less its NUL (unix(7))."""
+
+
+class CannotServe(Exception):
+    """The daemon cannot start; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """The sockets to serve on. ``inherited``: they live on when this process stops (socket activation)."""
+
+    tcp: list[socket.socket]
+    unix: list[socket.socket]
+    inherited: bool
+
+    @property
+    def url(self) -> str:
+        """Where clients find the TCP listener."""
+        if not self.tcp:
+            return f"unix:{self.unix[0].getsockname()}"
+        host, port = self.tcp[0].getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+async def serve(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+      CannotServe: the data directory, the database or a listener cannot be used.
+    """
+    log = setup_logging(config.logs)
+    become_subreaper()
+    with data_directory(config.data), open_listeners(config) as listeners:
+        limits = with_budget(config.limits)
+        async with open_database(config.data / "stoker.db") as database:
+            await _serve(replace(config, limits=limits), listeners, database, log)
+    log.info("stopped")
+
+
+async def _serve(config: Config, listeners: Listeners, database: Database, log: Any) -> None:
+    limits = config.limits
+    catalog = Catalog()
+    await database.write(records.sweep_building)
+    await database.read(lambda conn: records.fill_catalog(conn, catalog))
+    bundles = BundleStore(config.data / "bundles", config.bundles)
+    await trio.to_thread.run_sync(bundles.sweep_partial)
+    ids, metrics = Ids(), Metrics()
+    scheduler = Scheduler(limits, jitter=random.random)
+    launcher = Launcher(limits, run_dir=config.data / "run", log=log)
+    interpreters = Interpreters()
+    async with LogBook(config.data / "logs", config.logs, log=log) as log_book:
+        supervisor = Supervisor(scheduler, launcher, limits=limits, log_book=log_book, log=log)
+        launcher.on_template_gone = supervisor.template_gone
+        invoker = Invoker(catalog, supervisor, metrics, log=log)
+        deployer = Deployer(
+            database, catalog, bundles, supervisor, limits=limits, interpreters=interpreters.path_of, log=log
+        )
+        registry = Registry(database, catalog, deployer, ids=ids, pcu=config.pcu, log=log)
+        node = Node(
+            config=config, catalog=catalog, registry=registry, supervisor=supervisor, invoker=invoker,
+            launcher=launcher, bundles=bundles, database=database, log_book=log_book, metrics=metrics,
+            interpreters=interpreters,
+        )  # fmt: skip
+        front_door = FrontDoor(
+            config.http,
+            route=make_route(catalog, invoker, ids),
+            control=make_app(registry, node, catalog, invoker, ids, config.http),
+            client_watch_s=limits.client_watch_s,
+            log=log,
+        )
+        node.front_door = front_door
+        async with trio.open_nursery() as nursery:
+            await nursery.start(launcher.run)
+            await nursery.start(supervisor.run)
+            await nursery.start(invoker.run)
+            await deployer.restore()
+            await nursery.start(front_door.serve, listeners.tcp + listeners.unix)
+            await nursery.start(feed_watchdog)
+            print(f"ready {listeners.url}", flush=True)
+            systemd.notify("READY=1", f"STATUS=serving on {listeners.url}")
+            log.info("ready", url=listeners.url, version=VERSION, data=str(config.data), pid=os.getpid())
+            await until_drained(node, front_door, scheduler, invoker, drain_s=limits.drain_s, hand_over=listeners.inherited, log=log)
+            nursery.cancel_scope.cancel(reason="stopped")
+
+
+async def until_drained(
+    node: Node, front_door: FrontDoor, scheduler: Scheduler, invoker: Invoker, *,
+    drain_s: float, hand_over: bool, log: Any,
+) -> None:  # fmt: skip
+    """Wait for the first signal, let running calls finish; a second signal does not wait.
+
+    With ``hand_over`` the listening sockets outlive this process: what is in their backlog is left to the next one,
+    and requests on open connections are still served, each with ``Connection: close``.
+    """
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        name = signal.Signals(await anext(signals)).name
+        log.info("draining", signal=name, open_calls=invoker.open_calls, seconds=drain_s)
+        systemd.notify("STOPPING=1", "STATUS=draining")
+        node.draining = True
+        front_door.drain(hand_over=hand_over)
+        if not hand_over:
+            scheduler.drain()
+        async with trio.open_nursery() as nursery:
+
+            async def hurry() -> None:
+                await anext(signals)
+                log.warning("second signal: not waiting", open_calls=invoker.open_calls)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(hurry)
+            with trio.move_on_after(drain_s) as limit:
+                await front_door.drained()
+                scheduler.drain()
+                await invoker.quiet()
+            if limit.cancelled_caught:
+                log.warning("drain took too long: calls are cut", open_calls=invoker.open_calls, seconds=drain_s)
+            nursery.cancel_scope.cancel()
+
+
+async def feed_watchdog(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Tell systemd that the event loop runs, twice per watchdog period; returns at once without a watchdog."""
+    task_status.started()
+    period_s = systemd.watchdog_s()
+    while period_s is not None:
+        systemd.notify("WATCHDOG=1")
+        await trio.sleep(period_s / 2)
+
+
+def become_subreaper() -> None:
+    """Orphans of a killed spawner come to us instead of to init, so that they can be found and killed."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def with_budget(limits: Limits) -> Limits:
+    """POLICY: without a number, three quarters of the machine's memory are for functions."""
+    if limits.memory_mib:
+        return limits
+    return replace(limits, memory_mib=max(256, psutil.virtual_memory().total * 3 // 4 // 2**20))
+
+
+@contextmanager
+def data_directory(path: Path) -> Iterator[None]:
+    """Make the data directory and hold its lock: two daemons on one directory would ruin each other's state."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(path / DATA_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise CannotServe(f"cannot use data directory {path}: {exc.strerror}; choose another with --data") from exc
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise CannotServe(f"cannot use data directory {path}: another stokerd is using it") from exc
+        yield
+    finally:
+        os.close(fd)
+
+
+@asynccontextmanager
+async def open_database(path: Path) -> AsyncIterator[Database]:
+    """Open and migrate the database.
+
+    Raises:
+      CannotServe: corrupt, newer than this version, not readable...
+    """
+    from daemon.store.database import DatabaseError
+
+    try:
+        database = await Database.open(path)
+    except DatabaseError as exc:
+        raise CannotServe(str(exc)) from exc
+    try:
+        yield database
+    finally:
+        with trio.CancelScope(shield=True):
+            await database.close()
+
+
+@contextmanager
+def open_listeners(config: Config) -> Iterator[Listeners]:
+    """The handed-over sockets, or new ones.
+
+    Raises:
+      CannotServe: an address cannot be bound.
+    """
+    try:
+        given = systemd.listen_fds()
+    except ValueError as exc:
+        raise CannotServe(str(exc)) from exc
+    if given:
+        unix = [s for s in given if s.family == socket.AF_UNIX]
+        yield Listeners([s for s in given if s.family != socket.AF_UNIX], unix, inherited=True)
+        return
+    path = socket_path(config)
+    tcp = bind_tcp(config)
+    unix_listener = bind_unix(path, config.http.backlog)
+    try:
+        yield Listeners([tcp], [unix_listener], inherited=False)
+    finally:
+        tcp.close()
+        unix_listener.close()
+        path.unlink(missing_ok=True)
+
+
+def socket_path(config: Config) -> Path:
+    """Where the unix socket lives: as configured, else systemd's runtime directory, else the data directory."""
+    if config.http.socket:
+        return Path(config.http.socket).expanduser().absolute()
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return (Path(runtime) if runtime else config.data) / "stoker.sock"
+
+
+def bind_tcp(config: Config) -> socket.socket:
+    """A listening TCP socket.
+
+    Raises:
+      CannotServe: the address is taken or not ours.
+    """
+    host, _, port = config.http.listen.rpartition(":")
+    host = host.strip("[]")
+    try:
+        infos = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, proto, _, address = infos[0]
+        sock = socket.socket(family, kind, proto)
+    except OSError as exc:
+        raise CannotServe(f"cannot listen on {config.http.listen}: {exc.strerror}") from exc
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(config.http.backlog)
+    except OSError as exc:
+        sock.close()
+        hint = "; is another stokerd running? --listen 127.0.0.1:0 picks a free port" if exc.errno == 98 else ""
+        raise CannotServe(f"cannot listen on {config.http.listen}: {exc.strerror}{hint}") from exc
+    return sock
+
+
+def bind_unix(path: Path, backlog: int) -> socket.socket:
+    """A listening unix socket, for this user and group only. A stale one, that nobody listens on, is replaced.
+
+    Raises:
+      CannotServe: the path is too long, taken, or not writable.
+    """
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        raise CannotServe(
+            f"cannot listen on {path}: {len(os.fsencode(path))} bytes, the kernel allows {SOCKET_PATH_BYTES_MAX}; "
+            "give a shorter one with --socket"
+        )
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            if not stat.S_ISSOCK(path.stat().st_mode):
+                raise CannotServe(f"cannot listen on {path}: something else than a socket is there")
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                if probe.connect_ex(str(path)) == 0:
+                    raise CannotServe(f"cannot listen on {path}: another daemon does; give another with --socket")
+            path.unlink()
+        old = os.umask(0o117)  # the socket must never be there with wider rights, not even for a moment
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(old)
+        sock.listen(backlog)
+    except OSError as exc:
+        sock.close()
+        raise CannotServe(f"cannot listen on {path}: {exc.strerror}") from exc
+    except CannotServe:
+        sock.close()
+        raise
+    return sock
