@@ -1,0 +1,22 @@
+"""Fixtures: one shared daemon for tests that do not disturb it, a fresh one for those that do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.daemon import Daemon, run_daemon
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon that the tests of one file share."""
+    with run_daemon(tmp_path_factory.mktemp("shared") / "data") as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
