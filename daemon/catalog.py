@@ -1,0 +1,98 @@
+"""What exists, in memory: the invoke path reads only this. Pure; kept equal to the store by its writers.
+
+Whoever changes the store changes this in the ``apply`` of the same write, so that both go through the same
+states in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from daemon.model import App, Function, Trigger
+
+
+class Catalog:
+    """Apps, functions and triggers by id, and triggers by where they listen."""
+
+    def __init__(self) -> None:
+        self.apps: dict[str, App] = {}
+        self.functions: dict[str, Function] = {}
+        self.triggers: dict[str, Trigger] = {}
+        self._app_ids: dict[str, str] = {}
+        self._functions_of: dict[str, set[str]] = {}
+        self._triggers_of: dict[str, set[str]] = {}
+        self._sources: dict[tuple[str, str], str] = {}
+
+    def load(self, apps: Iterable[App], functions: Iterable[Function], triggers: Iterable[Trigger]) -> None:
+        """Replace everything by what is stored."""
+        self.__init__()  # type: ignore[misc]  # start from nothing
+        for app in apps:
+            self.put_app(app)
+        for function in functions:
+            self.put_function(function)
+        for trigger in triggers:
+            self.put_trigger(trigger)
+
+    def app(self, app_id: str) -> App | None:
+        """The app with this id."""
+        return self.apps.get(app_id)
+
+    def app_named(self, name: str) -> App | None:
+        """The app with this name."""
+        return self.apps.get(self._app_ids.get(name, ""))
+
+    def function(self, function_id: str) -> Function | None:
+        """The function with this id."""
+        return self.functions.get(function_id)
+
+    def functions_of(self, app_id: str) -> list[Function]:
+        """The functions of an app, in no order."""
+        return [self.functions[function_id] for function_id in self._functions_of.get(app_id, ())]
+
+    def trigger(self, app_name: str, source: str) -> tuple[App, Trigger] | None:
+        """The trigger that listens at ``/t/{app_name}{source}``: exact equality, no wildcards."""
+        app = self.app_named(app_name)
+        if app is None:
+            return None
+        trigger_id = self._sources.get((app.id, source))
+        return None if trigger_id is None else (app, self.triggers[trigger_id])
+
+    def put_app(self, app: App) -> None:
+        """Add an app or replace the one with its id; names are immutable."""
+        self.apps[app.id] = app
+        self._app_ids[app.name] = app.id
+        self._functions_of.setdefault(app.id, set())
+
+    def drop_app(self, app_id: str) -> None:
+        """Forget an app with its functions and triggers; nothing happens if it is not there."""
+        for function_id in self._functions_of.pop(app_id, set()).copy():
+            self.drop_function(function_id)
+        if (app := self.apps.pop(app_id, None)) is not None:
+            del self._app_ids[app.name]
+
+    def put_function(self, function: Function) -> None:
+        """Add a function or replace the one with its id."""
+        self.functions[function.id] = function
+        self._functions_of.setdefault(function.app_id, set()).add(function.id)
+        self._triggers_of.setdefault(function.id, set())
+
+    def drop_function(self, function_id: str) -> None:
+        """Forget a function with its triggers; nothing happens if it is not there."""
+        for trigger_id in self._triggers_of.pop(function_id, set()).copy():
+            self.drop_trigger(trigger_id)
+        if (function := self.functions.pop(function_id, None)) is not None:
+            self._functions_of.get(function.app_id, set()).discard(function_id)
+
+    def put_trigger(self, trigger: Trigger) -> None:
+        """Add a trigger or replace the one with its id."""
+        self.drop_trigger(trigger.id)
+        self.triggers[trigger.id] = trigger
+        self._triggers_of.setdefault(trigger.fn_id, set()).add(trigger.id)
+        self._sources[trigger.app_id, trigger.source] = trigger.id
+
+    def drop_trigger(self, trigger_id: str) -> None:
+        """Forget a trigger; nothing happens if it is not there."""
+        if (trigger := self.triggers.pop(trigger_id, None)) is not None:
+            self._triggers_of.get(trigger.fn_id, set()).discard(trigger_id)
+            if self._sources.get((trigger.app_id, trigger.source)) == trigger_id:
+                del self._sources[trigger.app_id, trigger.source]

@@ -1,0 +1,305 @@
+"""SQLite with one writer: every change is a function run by one thread inside a transaction that is on disk
+when it is acknowledged (WAL, ``synchronous=FULL``).
+
+Waiting writes are committed together, since the fsync is what costs; each has a savepoint of its own, so
+that one that fails takes nobody along. What follows from a change in memory (the catalog, the scheduler) is
+given as ``apply``: it runs in the Trio thread after the commit, in the order of the commits, before the
+writer is told, and even if the writer has gone away meanwhile. Readers have connections of their own and
+never wait for the writer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import trio
+
+from daemon.errors import InternalError, StokerError
+from daemon.store.schema import APPLICATION_ID, MIGRATIONS
+
+T = TypeVar("T")
+Transaction = Callable[[sqlite3.Connection], T]
+
+QUEUE_MAX = 256
+"""Writes that may wait for the writer; further ones wait in their own task until there is a place."""
+GROUP_MAX = 64
+"""Writes committed together."""
+READERS_MAX = 4
+"""Reads at once, each on a connection of its own."""
+BUSY_S = 5.0
+"""How long to wait for a lock that another program (the sqlite3 shell, a backup) holds on the file."""
+
+
+class DatabaseError(Exception):
+    """The file cannot be used; the text names it, says why, and what can be done."""
+
+
+class _Job(Generic[T]):
+    __slots__ = ("apply", "done", "error", "fn", "result", "state")
+
+    def __init__(self, fn: Transaction[T], apply: Callable[[T], None] | None) -> None:
+        self.fn, self.apply = fn, apply
+        self.done = trio.Event()
+        self.result: T | None = None
+        self.error: BaseException | None = None
+        self.state = "waiting"
+
+
+class Database:
+    """An open database. Made by `open`."""
+
+    def __init__(self, path: Path, writer: sqlite3.Connection) -> None:
+        self._path = path
+        self._writer = writer
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._places = trio.Semaphore(QUEUE_MAX)
+        self._readers: list[sqlite3.Connection] = []
+        self._limiter = trio.CapacityLimiter(READERS_MAX)
+        self._token = trio.lowlevel.current_trio_token()
+        self._claim = threading.Lock()  # a job is either begun by the thread or given up by its task, never both
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
+
+    @classmethod
+    async def open(cls, path: Path) -> Database:
+        """Open or make the database and bring it to the present schema. The caller closes it, and holds the lock that
+        keeps a second daemon away from the data directory.
+
+        Raises:
+          DatabaseError: unreadable, read-only, not a database of ours, damaged, newer, or no room on the disk.
+        """
+        db = cls(path, await trio.to_thread.run_sync(_prepare, path))
+        db._thread.start()
+        return db
+
+    async def write(self, fn: Transaction[T], *, apply: Callable[[T], None] | None = None) -> T:
+        """Run ``fn(connection)`` in a transaction; it is durable when this returns.
+
+        ``fn`` may touch nothing but the connection: it runs in another thread, and once more if the group
+        that it was in could not be committed. ``apply(result)`` runs here after the commit (see above) and
+        must not fail. If the caller is cancelled before ``fn`` has begun, nothing happens; after that, all
+        of it happens.
+
+        Raises:
+          StokerError: what ``fn`` raised, or InternalError when the disk refuses.
+        """
+        await self._places.acquire()
+        if self._closed:
+            self._places.release()
+            raise InternalError(detail=f"{self._path} is closed")
+        job = _Job(fn, apply)
+        self._jobs.put(job)
+        try:
+            await job.done.wait()
+        except trio.Cancelled:
+            with self._claim:
+                if job.state == "waiting":
+                    job.state = "given up"
+            raise
+        if job.error is not None:
+            raise job.error
+        return job.result  # type: ignore[return-value]  # set by the thread: fn's own result
+
+    async def read(self, fn: Transaction[T]) -> T:
+        """Run ``fn(connection)`` on one unchanging snapshot of the database, beside the writer.
+
+        Raises:
+          StokerError: what ``fn`` raised, or InternalError when the disk refuses.
+        """
+        if self._closed:
+            raise InternalError(detail=f"{self._path} is closed")
+        return await trio.to_thread.run_sync(self._read, fn, limiter=self._limiter)
+
+    def _read(self, fn: Transaction[T]) -> T:
+        try:
+            try:
+                conn = self._readers.pop()
+            except IndexError:  # at most READERS_MAX times: the limiter
+                conn = _connect(self._path, readonly=True)
+            try:
+                conn.execute("BEGIN")
+                return fn(conn)
+            finally:
+                if conn.in_transaction:
+                    conn.execute("ROLLBACK")
+                self._readers.append(conn)  # list.append and pop are atomic
+        except sqlite3.Error as exc:
+            raise self._failure("read", exc) from exc
+
+    # ---- the writer thread
+
+    def _work(self) -> None:
+        open_ = True
+        while open_:
+            group = [self._jobs.get()]
+            while len(group) < GROUP_MAX and group[-1] is not None:
+                try:
+                    group.append(self._jobs.get_nowait())
+                except queue.Empty:
+                    break
+            open_ = group[-1] is not None
+            jobs = [job for job in group if job is not None]
+            self._commit([job for job in jobs if self._begin(job)])
+            if jobs:
+                with contextlib.suppress(trio.RunFinishedError):
+                    self._token.run_sync_soon(self._finish, jobs)
+
+    def _begin(self, job: _Job[Any]) -> bool:
+        with self._claim:
+            if job.state == "waiting":
+                job.state = "begun"
+            return job.state == "begun"
+
+    def _commit(self, jobs: list[_Job[Any]]) -> None:
+        """Run the jobs in one transaction; if that cannot be committed, each in one of its own."""
+        if not jobs or self._try(jobs):
+            return
+        for job in jobs:
+            self._try([job], last=True)
+
+    def _try(self, jobs: list[_Job[Any]], *, last: bool = False) -> bool:
+        conn = self._writer
+        try:
+            conn.execute("BEGIN IMMEDIATE")
+            for job in jobs:
+                job.result = job.error = None
+                conn.execute("SAVEPOINT one")
+                try:
+                    job.result = job.fn(conn)
+                except sqlite3.OperationalError:
+                    raise  # full, I/O, locked: SQLite may have rolled back everything already
+                except BaseException as exc:
+                    job.error = self._failure("write", exc) if isinstance(exc, sqlite3.Error) else exc
+                    conn.execute("ROLLBACK TO one")  # fails if SQLite rolled back everything: then as above
+                conn.execute("RELEASE one")
+            conn.execute("COMMIT")
+            return True
+        except sqlite3.Error as exc:
+            with contextlib.suppress(sqlite3.Error):
+                if conn.in_transaction:
+                    conn.execute("ROLLBACK")
+            if last or len(jobs) == 1:
+                for job in jobs:
+                    job.error = self._failure("write", exc)
+                return True
+            return False
+
+    def _finish(self, jobs: list[_Job[Any]]) -> None:
+        for job in jobs:
+            self._places.release()
+            if job.state == "begun" and job.error is None and job.apply is not None:
+                job.apply(job.result)
+            job.done.set()
+
+    def _failure(self, act: str, exc: BaseException) -> StokerError:
+        return InternalError(detail=f"cannot {act} {self._path}: {_reason(exc)}")
+
+    async def close(self) -> None:
+        """Finish the writes that are waiting, then let go of the file. Nothing may be asked afterwards."""
+        if self._closed:
+            return
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            self._jobs.put(None)
+            await trio.to_thread.run_sync(self._thread.join)
+            for reader in range(READERS_MAX):  # none is reading any more
+                await self._limiter.acquire_on_behalf_of(reader)
+        for conn in self._readers:
+            conn.close()
+        with contextlib.suppress(sqlite3.Error):  # all is in the log already; this only tidies it away
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._writer.close()
+
+
+def _prepare(path: Path) -> sqlite3.Connection:
+    """The writer's connection, checked and migrated."""
+    try:
+        conn = _connect(path, readonly=False)
+        try:
+            _check(conn, path)
+            _migrate(conn)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
+    except sqlite3.Error as exc:
+        raise DatabaseError(f"cannot use {path}: {_reason(exc)}; {_way_out(exc, path)}") from exc
+
+
+def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
+    conn = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        mode = conn.execute("PRAGMA journal_mode").fetchone()[0]
+        if mode != "wal" and not readonly:
+            mode = conn.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        if mode != "wal":
+            raise sqlite3.OperationalError("this file system has no shared memory for SQLite's write-ahead log")
+        conn.execute("PRAGMA synchronous=FULL")
+        conn.execute("PRAGMA foreign_keys=ON")
+        conn.execute("PRAGMA trusted_schema=OFF")
+        conn.execute(f"PRAGMA query_only={'ON' if readonly else 'OFF'}")
+    except BaseException:
+        conn.close()
+        raise
+    conn.row_factory = sqlite3.Row
+    return conn
+
+
+def _check(conn: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that is damaged, not ours, or newer than this program."""
+    damage = conn.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if damage != "ok":
+        raise sqlite3.DatabaseError(f"database disk image is malformed ({damage})")
+    owner = conn.execute("PRAGMA application_id").fetchone()[0]
+    version = conn.execute("PRAGMA user_version").fetchone()[0]
+    tables = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if owner not in (0, APPLICATION_ID) or (owner == 0 and tables):
+        raise DatabaseError(f"{path} is a database of another program; choose another --data")
+    if version > len(MIGRATIONS):
+        raise DatabaseError(
+            f"{path} was written by a newer Stoker (schema {version}, this one knows up to {len(MIGRATIONS)}); "
+            "install that version again, or restore a copy of the data directory from before the update"
+        )
+
+
+def _migrate(conn: sqlite3.Connection) -> None:
+    for number, statements in enumerate(MIGRATIONS, start=1):
+        if conn.execute("PRAGMA user_version").fetchone()[0] >= number:
+            continue
+        conn.execute("BEGIN IMMEDIATE")
+        try:
+            conn.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            for statement in statements:
+                conn.execute(statement)
+            conn.execute(f"PRAGMA user_version={number}")
+            conn.execute("COMMIT")
+        except BaseException:
+            if conn.in_transaction:
+                conn.execute("ROLLBACK")
+            raise
+
+
+def _reason(exc: BaseException) -> str:
+    return str(exc) or type(exc).__name__
+
+
+def _way_out(exc: sqlite3.Error, path: Path) -> str:
+    text = str(exc)
+    if "not a database" in text or "malformed" in text:
+        return (
+            f"restore a copy, or save what can be read with: sqlite3 {path} .recover | sqlite3 {path}.new; "
+            "or move it away to start empty"
+        )
+    if "readonly" in text or "unable to open" in text:
+        return "the file and its directory must be writable by the user that runs stokerd"
+    if "full" in text:
+        return "make room on its disk and start again; nothing that was acknowledged is lost"
+    if "locked" in text:
+        return f"another program holds it for more than {BUSY_S:g} s; end that program"
+    return "see the log of the machine for its disk"

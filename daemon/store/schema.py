@@ -1,0 +1,99 @@
+"""The tables, as numbered migrations. Each runs in one transaction; what was released is never edited again.
+
+Config, annotations and ``expects`` are JSON text; times are milliseconds since the epoch. ``versions`` has
+no foreign key to ``functions``: the first version of a function is stored (building) before the function
+exists.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x53544F4B
+"""Marks the file as ours (``STOK``), so that another program's database is refused, not migrated."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """
+        CREATE TABLE apps (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            config TEXT NOT NULL,
+            annotations TEXT NOT NULL,
+            syslog_url TEXT NOT NULL,
+            shape TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            updated_at INTEGER NOT NULL
+        ) STRICT
+        """,
+        """
+        CREATE TABLE functions (
+            id TEXT PRIMARY KEY,
+            app_id TEXT NOT NULL REFERENCES apps (id) ON DELETE CASCADE,
+            name TEXT NOT NULL,
+            live_number INTEGER NOT NULL,
+            annotations TEXT NOT NULL,
+            pcu_count INTEGER NOT NULL,
+            shape TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            updated_at INTEGER NOT NULL,
+            UNIQUE (app_id, name)
+        ) STRICT
+        """,
+        """
+        CREATE TABLE versions (
+            function_id TEXT NOT NULL,
+            number INTEGER NOT NULL,
+            image TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            memory_mib INTEGER NOT NULL,
+            timeout_s INTEGER NOT NULL,
+            idle_timeout_s INTEGER NOT NULL,
+            config TEXT NOT NULL,
+            start TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('building', 'ready', 'failed')),
+            error TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            PRIMARY KEY (function_id, number)
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE INDEX versions_by_digest ON versions (digest)",
+        """
+        CREATE TABLE triggers (
+            id TEXT PRIMARY KEY,
+            app_id TEXT NOT NULL REFERENCES apps (id) ON DELETE CASCADE,
+            fn_id TEXT NOT NULL REFERENCES functions (id) ON DELETE CASCADE,
+            name TEXT NOT NULL,
+            type TEXT NOT NULL,
+            source TEXT NOT NULL,
+            annotations TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            updated_at INTEGER NOT NULL,
+            UNIQUE (app_id, type, source),
+            UNIQUE (app_id, fn_id, name)
+        ) STRICT
+        """,
+        "CREATE INDEX triggers_by_name ON triggers (app_id, name, id)",
+        "CREATE INDEX triggers_by_function ON triggers (fn_id)",
+        """
+        CREATE TABLE bundles (
+            digest TEXT PRIMARY KEY,
+            packed_bytes INTEGER NOT NULL,
+            unpacked_bytes INTEGER NOT NULL,
+            files INTEGER NOT NULL,
+            runtime TEXT NOT NULL,
+            handler_file TEXT NOT NULL,
+            handler_name TEXT NOT NULL,
+            expects TEXT NOT NULL,
+            created_at INTEGER NOT NULL
+        ) STRICT
+        """,
+        """
+        CREATE TABLE refs (
+            name TEXT PRIMARY KEY,
+            digest TEXT NOT NULL REFERENCES bundles (digest),
+            updated_at INTEGER NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX refs_by_digest ON refs (digest)",
+    ),
+)
+"""Migration n (from 1) brings a database of version n - 1 to version n (``PRAGMA user_version``)."""
