@@ -70,7 +70,11 @@ class Daemon:
         return f"http://127.0.0.1:{self.port}"
 
     def request(
-        self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """One request on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
@@ -113,9 +117,7 @@ class Daemon:
         found = self.api("GET", f"/v2/fns?app_id={app_id}&name={name}")["items"]
         if found:
             return self.request("PUT", f"/v2/fns/{found[0]['id']}", json.dumps({"image": image, **settings}))
-        return self.request(
-            "POST", "/v2/fns", json.dumps({"app_id": app_id, "name": name, "image": image, **settings})
-        )
+        return self.request("POST", "/v2/fns", json.dumps({"app_id": app_id, "name": name, "image": image, **settings}))
 
     def invoke(self, function_id: str, body: bytes | str = b"", headers: Mapping[str, str] | None = None) -> Reply:
         return self.request("POST", f"/invoke/{function_id}", body, headers)
@@ -142,7 +144,11 @@ class Daemon:
 
 @contextlib.contextmanager
 def run_daemon(
-    data: Path, *args: str, config: str = "", env: Mapping[str, str] | None = None, pass_fds: tuple[int, ...] = ()
+    data: Path,
+    *args: str,
+    config: str = "",
+    env: Mapping[str, str] | None = None,
+    pass_fds: tuple[int, ...] = (),
 ) -> Iterator[Daemon]:
     """Start stokerd on a free port and wait for its ``ready`` line. At the end none of its processes may be left."""
     data.mkdir(parents=True, exist_ok=True)

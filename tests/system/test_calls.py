@@ -1,0 +1,182 @@
+"""Calls on a real daemon: answers, and every way a function can fail its caller without disturbing others."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import signal
+import socket
+
+import psutil
+import pytest
+
+from tests.system.daemon import HELLO, Daemon, eventually
+
+pytestmark = pytest.mark.processes
+
+WILD = """
+import io, json, os, signal, subprocess, sys, threading, time
+from fdk import response
+
+def handler(ctx, data: io.BytesIO = None):
+    mode, _, arg = data.getvalue().decode().partition(" ")
+    if mode == "raise": raise ValueError("boom from function")
+    if mode == "exit": sys.exit(int(arg))
+    if mode == "_exit": os._exit(int(arg))
+    if mode == "signal": os.kill(os.getpid(), int(arg)); time.sleep(60)
+    if mode == "hang": time.sleep(600)
+    if mode == "spin":
+        for s in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGHUP): signal.signal(s, signal.SIG_IGN)
+        while True: pass
+    if mode == "tree":
+        # a grandchild that detached itself twice and ignores everything polite
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                time.sleep(600)
+            os._exit(0)
+        time.sleep(600)
+    if mode == "big": return b"x" * int(arg)
+    if mode == "flood":
+        for i in range(int(arg)): print("flood " * 200)
+        return "flooded"
+    if mode == "garbage": os.write(4, os.urandom(4096)); time.sleep(60)
+    if mode == "forge":
+        os.write(4, b"\\x00\\x00\\x00\\x05hello"); return "never seen"
+    if mode == "closepipe": os.close(4); os.close(3); return "never seen"
+    if mode == "memory":
+        hoard = []
+        while True: hoard.append(bytearray(1 << 20)); time.sleep(0.0005)
+    if mode == "child-memory":
+        code = "import time\\nh=[]\\nwhile True:\\n h.append(bytearray(1<<20)); time.sleep(0.0005)"
+        subprocess.run([sys.executable, "-I", "-S", "-c", code])
+        return "never seen"
+    if mode == "headers":
+        return response.Response(ctx, response_data="x", headers={"x-h%d" % i: "v" * 1000 for i in range(int(arg))})
+    if mode == "pid": return str(os.getpid())
+    return json.dumps({"hello": mode})
+"""
+
+
+@pytest.fixture(scope="module")
+def wild(shared_daemon: Daemon) -> str:
+    return shared_daemon.deploy("wild", WILD, app="wild", memory=64, timeout=2)
+
+
+@pytest.fixture(scope="module")
+def neighbour(shared_daemon: Daemon) -> str:
+    return shared_daemon.deploy("neighbour", HELLO, app="neighbour")
+
+
+FAILURES = {
+    "raises": ("raise", 502, "function-failed", "function failed"),
+    "exits": ("exit 3", 502, "function-crashed", "error receiving function response"),
+    "exits at once": ("_exit 0", 502, "function-crashed", "error receiving function response"),
+    "is killed": (
+        f"signal {int(signal.SIGKILL)}",
+        502,
+        "function-crashed",
+        "error receiving function response",
+    ),
+    "segfaults": (
+        f"signal {int(signal.SIGSEGV)}",
+        502,
+        "function-crashed",
+        "error receiving function response",
+    ),
+    "stops itself": (f"signal {int(signal.SIGSTOP)}", 504, "function-timeout", "Timed out"),
+    "hangs": ("hang", 504, "function-timeout", "Timed out"),
+    "spins and ignores signals": ("spin", 504, "function-timeout", "Timed out"),
+    "leaves a grandchild": ("tree", 504, "function-timeout", "Timed out"),
+    "answers 7 MB": ("big 7000000", 502, "response-too-large", "function response body too large"),
+    "writes garbage into its pipe": ("garbage", 502, "invalid-response", "invalid function response"),
+    "forges a frame": ("forge", 502, "invalid-response", "invalid function response"),
+    "closes its pipes": ("closepipe", 502, "function-crashed", "error receiving function response"),
+    "eats memory": ("memory", 502, "function-out-of-memory", "function out of memory"),
+    "has a child that eats memory": ("child-memory", 502, "function-out-of-memory", "function out of memory"),
+    "answers huge headers": (
+        "headers 100",
+        502,
+        "response-headers-too-large",
+        "function response header too large",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_a_failing_call_gets_its_documented_error_and_the_next_call_works(
+    shared_daemon: Daemon, wild: str, neighbour: str, what: str
+) -> None:
+    body, status, code, message = FAILURES[what]
+    reply = shared_daemon.invoke(wild, body)
+    assert (reply.status, reply.json["code"], reply.json["message"]) == (status, code, message), reply.body
+    assert reply.headers["fn-call-id"] == reply.json["call_id"]
+    assert shared_daemon.invoke(neighbour, "there").json == {"hello": "there"}
+    assert shared_daemon.invoke(wild, "again").json == {"hello": "again"}
+
+
+def test_out_of_memory_names_limit_and_peak(shared_daemon: Daemon, wild: str) -> None:
+    detail = shared_daemon.invoke(wild, "memory").json["detail"]
+    assert "limit 64 MiB" in detail
+    assert "peak" in detail
+
+
+def test_a_crash_says_how_the_worker_ended(shared_daemon: Daemon, wild: str) -> None:
+    assert "exit code 3" in shared_daemon.invoke(wild, "exit 3").json["detail"]
+    assert "SIGKILL" in shared_daemon.invoke(wild, f"signal {int(signal.SIGKILL)}").json["detail"]
+
+
+def test_a_killed_call_leaves_no_process_behind(shared_daemon: Daemon, wild: str) -> None:
+    marker = f"stoker-grandchild-{os.getpid()}"
+    source = f"""
+import os, signal, subprocess, sys, time
+def handler(ctx, data=None):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)", {marker!r}])
+        os._exit(0)
+    time.sleep(600)
+"""
+    function = shared_daemon.deploy("leaver", source, app="wild", timeout=1)
+
+    def grandchildren() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if marker in process.cmdline():
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    assert shared_daemon.invoke(function).status == 504
+    eventually(lambda: not grandchildren(), what="the grandchild is gone")
+
+
+def test_a_flood_of_output_is_bounded_and_does_not_slow_the_answer_to_death(shared_daemon: Daemon, wild: str) -> None:
+    reply = shared_daemon.invoke(wild, "flood 1000")
+    assert reply.body == b"flooded"
+
+
+def test_concurrent_calls_run_in_instances_of_their_own(shared_daemon: Daemon, wild: str) -> None:
+    source = "import os, time\ndef handler(ctx, data=None):\n    time.sleep(0.5)\n    return str(os.getpid())\n"
+    function = shared_daemon.deploy("sleeper", source, app="wild")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        pids = [r.body for r in pool.map(lambda _: shared_daemon.invoke(function), range(8))]
+    assert len(set(pids)) == 8
+
+
+def test_a_warm_instance_is_used_again(shared_daemon: Daemon, wild: str) -> None:
+    first = shared_daemon.invoke(wild, "pid").body
+    assert [shared_daemon.invoke(wild, "pid").body for _ in range(10)] == [first] * 10
+    assert int(first) != os.getpid()
+
+
+def test_a_client_that_leaves_takes_its_call_with_it(shared_daemon: Daemon, wild: str) -> None:
+    with socket.create_connection(("127.0.0.1", shared_daemon.port)) as client:
+        client.sendall(f"POST /invoke/{wild} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 4\r\n\r\nhang".encode())
+        busy = eventually(lambda: [i for i in shared_daemon.instances(wild) if i["state"] == "busy"], what="busy")
+        pid = busy[0]["pid"]
+    eventually(lambda: pid not in {i["pid"] for i in shared_daemon.instances(wild)}, what="its instance is gone")
