@@ -29,7 +29,8 @@ from daemon.store.bundle_records import (
 
 __all__ = [
     "app", "apps", "bundle", "bundles", "delete_app", "delete_function", "delete_trigger", "digests_in_use",
-    "fail_version", "fill_catalog", "forget_bundles", "function", "functions", "insert_app", "insert_trigger",
+    "fail_version", "fill_catalog", "forget_bundles", "forget_versions",
+    "function", "functions", "insert_app", "insert_trigger",
     "insert_version", "last_number", "previous_ready", "prune_versions", "references", "remove_reference", "resolve",
     "save_function", "set_bundle", "set_reference", "sweep_building", "trigger", "triggers", "update_app",
     "update_function", "update_trigger", "version", "versions",
@@ -301,6 +302,14 @@ def sweep_building(conn: Connection) -> int:
         "UPDATE versions SET state = 'failed', error = 'the daemon stopped during the deploy' WHERE state = 'building'"
     ).rowcount
     return orphans + failed
+
+
+def forget_versions(conn: Connection, function_id: str) -> None:
+    """Forget the versions of a function that was never stored: its first deploy failed."""
+    conn.execute(
+        "DELETE FROM versions WHERE function_id = ?1 AND NOT EXISTS (SELECT 1 FROM functions WHERE id = ?1)",
+        (function_id,),
+    )
 
 
 def prune_versions(conn: Connection, function_id: str, kept: int) -> int:

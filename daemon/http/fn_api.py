@@ -1,0 +1,200 @@
+"""The Fn server's API version 2 as a table of routes (reference fn-contract section 1)."""
+
+from __future__ import annotations
+
+from daemon import FN_VERSION, VERSION
+from daemon.errors import NotFound
+from daemon.http import bodies
+from daemon.http.routing import Router
+from daemon.http.views import (
+    TEXT_TYPE,
+    ApiReply,
+    ApiRequest,
+    Route,
+    app_form,
+    function_form,
+    page_form,
+    trigger_form,
+)
+from daemon.model import Trigger
+from daemon.registry import Registry
+
+PER_PAGE, PER_PAGE_MAX = 30, 100
+
+
+async def dispatch(registry: Registry, request: ApiRequest) -> ApiReply:
+    """Answer a request of this API alone."""
+    return await Router([(ROUTES, registry)]).dispatch(request)
+
+
+def per_page(request: ApiRequest) -> int:
+    """How many items a page has: 30, or what is asked for, up to 100; anything odd counts as not asked (as on Fn)."""
+    text = request.first("per_page")
+    asked = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+    return min(asked, PER_PAGE_MAX) or PER_PAGE
+
+
+async def ping(registry: Registry, request: ApiRequest) -> ApiReply:
+    """GET /"""
+    return ApiReply(body={"goto": "https://github.com/fnproject/fn", "hello": "world!"})
+
+
+async def version(registry: Registry, request: ApiRequest) -> ApiReply:
+    """GET /version: ``fn version`` reads it."""
+    return ApiReply(body={"version": FN_VERSION, "stoker": VERSION})
+
+
+async def list_apps(registry: Registry, request: ApiRequest) -> ApiReply:
+    """GET /v2/apps"""
+    page = await registry.apps(name=request.first("name"), cursor=request.first("cursor"), limit=per_page(request))
+    return ApiReply(body=page_form([app_form(app) for app in page.items], page.next_cursor))
+
+
+async def create_app(registry: Registry, request: ApiRequest) -> ApiReply:
+    """POST /v2/apps"""
+    return ApiReply(body=app_form(await registry.create_app(bodies.app_change(request.body))))
+
+
+async def get_app(registry: Registry, request: ApiRequest) -> ApiReply:
+    """GET /v2/apps/{app_id}"""
+    return ApiReply(body=app_form(registry.app(request.params["app_id"])))
+
+
+async def update_app(registry: Registry, request: ApiRequest) -> ApiReply:
+    """PUT /v2/apps/{app_id}"""
+    change = bodies.app_change(request.body)
+    return ApiReply(body=app_form(await registry.update_app(request.params["app_id"], change)))
+
+
+async def delete_app(registry: Registry, request: ApiRequest) -> ApiReply:
+    """DELETE /v2/apps/{app_id}"""
+    await registry.delete_app(request.params["app_id"])
+    return _deleted()
+
+
+async def list_functions(registry: Registry, request: ApiRequest) -> ApiReply:
+    """GET /v2/fns"""
+    page = await registry.functions(
+        request.first("app_id"),
+        name=request.first("name"),
+        cursor=request.first("cursor"),
+        limit=per_page(request),
+    )
+    return ApiReply(body=page_form([function_form(f, request.base_url) for f in page.items], page.next_cursor))
+
+
+async def create_function(registry: Registry, request: ApiRequest) -> ApiReply:
+    """POST /v2/fns: replies when the function serves."""
+    function = await registry.create_function(bodies.function_change(request.body))
+    return ApiReply(body=function_form(function, request.base_url, created=True))
+
+
+async def get_function(registry: Registry, request: ApiRequest) -> ApiReply:
+    """GET /v2/fns/{fn_id}"""
+    return ApiReply(body=function_form(registry.function(request.params["fn_id"]), request.base_url))
+
+
+async def update_function(registry: Registry, request: ApiRequest) -> ApiReply:
+    """PUT /v2/fns/{fn_id}: replies when the new version serves."""
+    change = bodies.function_change(request.body)
+    function = await registry.update_function(request.params["fn_id"], change)
+    return ApiReply(body=function_form(function, request.base_url))
+
+
+async def delete_function(registry: Registry, request: ApiRequest) -> ApiReply:
+    """DELETE /v2/fns/{fn_id}"""
+    await registry.delete_function(request.params["fn_id"])
+    return _deleted()
+
+
+async def list_triggers(registry: Registry, request: ApiRequest) -> ApiReply:
+    """GET /v2/triggers"""
+    page = await registry.triggers(
+        request.first("app_id"),
+        fn_id=request.first("fn_id"),
+        name=request.first("name"),
+        cursor=request.first("cursor"),
+        limit=per_page(request),
+    )
+    return ApiReply(body=page_form([_trigger_form(registry, t, request) for t in page.items], page.next_cursor))
+
+
+async def create_trigger(registry: Registry, request: ApiRequest) -> ApiReply:
+    """POST /v2/triggers"""
+    trigger = await registry.create_trigger(bodies.trigger_change(request.body))
+    return ApiReply(body=_trigger_form(registry, trigger, request))
+
+
+async def get_trigger(registry: Registry, request: ApiRequest) -> ApiReply:
+    """GET /v2/triggers/{trigger_id}"""
+    return ApiReply(body=_trigger_form(registry, registry.trigger(request.params["trigger_id"]), request))
+
+
+async def update_trigger(registry: Registry, request: ApiRequest) -> ApiReply:
+    """PUT /v2/triggers/{trigger_id}"""
+    change = bodies.trigger_change(request.body)
+    trigger = await registry.update_trigger(request.params["trigger_id"], change)
+    return ApiReply(body=_trigger_form(registry, trigger, request))
+
+
+async def delete_trigger(registry: Registry, request: ApiRequest) -> ApiReply:
+    """DELETE /v2/triggers/{trigger_id}"""
+    await registry.delete_trigger(request.params["trigger_id"])
+    return _deleted()
+
+
+async def trigger_by_source(registry: Registry, request: ApiRequest) -> ApiReply:
+    """GET /v2/runner/apps/{app_id}/triggerBySource/{type}/{source}: of Fn's load balancer.
+
+    As on Fn the slash before ``source`` is part of the route: a trigger at ``/t1`` is asked for as ``//t1``.
+    """
+    params = request.params
+    trigger = registry.trigger_by_source(params["app_id"], params["type"], params["source"])
+    return ApiReply(body=_trigger_form(registry, trigger, request))
+
+
+async def gone(registry: Registry, request: ApiRequest) -> ApiReply:
+    """Calls and their logs: Fn took them out; 410 without a body."""
+    return ApiReply(status=410)
+
+
+def _deleted() -> ApiReply:
+    return ApiReply(status=204, content_type=TEXT_TYPE)
+
+
+def _trigger_form(registry: Registry, trigger: Trigger, request: ApiRequest) -> dict[str, object]:
+    app = registry.catalog.app(trigger.app_id)
+    if app is None:
+        raise NotFound("App not found")  # deleted since the trigger was read
+    return trigger_form(trigger, app.name, request.base_url)
+
+
+ROUTES = [
+    Route("GET", "/", ping, "health.read"),
+    Route("GET", "/version", version, "health.read"),
+    Route("GET", "/v2/apps", list_apps, "apps.read"),
+    Route("POST", "/v2/apps", create_app, "apps.create"),
+    Route("GET", "/v2/apps/{app_id}", get_app, "apps.read"),
+    Route("PUT", "/v2/apps/{app_id}", update_app, "apps.update"),
+    Route("DELETE", "/v2/apps/{app_id}", delete_app, "apps.delete"),
+    Route("GET", "/v2/fns", list_functions, "functions.read"),
+    Route("POST", "/v2/fns", create_function, "functions.create"),
+    Route("GET", "/v2/fns/{fn_id}", get_function, "functions.read"),
+    Route("PUT", "/v2/fns/{fn_id}", update_function, "functions.update"),
+    Route("DELETE", "/v2/fns/{fn_id}", delete_function, "functions.delete"),
+    Route("GET", "/v2/fns/{fn_id}/calls", gone, "functions.read"),
+    Route("GET", "/v2/fns/{fn_id}/calls/{call_id}", gone, "functions.read"),
+    Route("GET", "/v2/fns/{fn_id}/calls/{call_id}/log", gone, "functions.read"),
+    Route("GET", "/v2/triggers", list_triggers, "triggers.read"),
+    Route("POST", "/v2/triggers", create_trigger, "triggers.create"),
+    Route("GET", "/v2/triggers/{trigger_id}", get_trigger, "triggers.read"),
+    Route("PUT", "/v2/triggers/{trigger_id}", update_trigger, "triggers.update"),
+    Route("DELETE", "/v2/triggers/{trigger_id}", delete_trigger, "triggers.delete"),
+    Route(
+        "GET",
+        "/v2/runner/apps/{app_id}/triggerBySource/{type}/{source:path}",
+        trigger_by_source,
+        "triggers.read",
+    ),
+]
+"""Method, path, handler, and the permission that the caller needs."""

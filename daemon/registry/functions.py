@@ -1,0 +1,296 @@
+"""Functions and their versions: create, change, delete, list, roll back."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from daemon.core.policy import check_pcu
+from daemon.errors import BadRequest, Conflict, NotFound, StokerError
+from daemon.model import (
+    IDLE_TIMEOUT_S_DEFAULT,
+    MEMORY_MIB_DEFAULT,
+    TIMEOUT_S_DEFAULT,
+    App,
+    Function,
+    Version,
+)
+from daemon.registry import rules
+from daemon.registry.apps import Apps
+from daemon.registry.changes import FunctionChange, Page
+from daemon.store import records
+
+
+class Functions(Apps):
+    """The registry's part for functions."""
+
+    def function(self, function_id: str) -> Function:
+        """One function.
+
+        Raises:
+          NotFound: there is none with this id.
+        """
+        function = self._catalog.function(function_id)
+        if function is None:
+            raise NotFound(records.FUNCTION_NOT_FOUND)
+        return function
+
+    async def functions(self, app_id: str, *, name: str = "", cursor: str = "", limit: int = 30) -> Page[Function]:
+        """A page of an app's functions by name, or the one with a name. An unknown app has none.
+
+        Raises:
+          BadRequest: no app id; bad cursor.
+        """
+        if not app_id:
+            raise BadRequest("Missing AppID on Fn")
+        (after,) = rules.parse_cursor(cursor, 1)
+        found = await self._database.read(
+            lambda conn: records.functions(conn, app_id=app_id, name=name, after=after, limit=limit)
+        )
+        return Page(found, rules.cursor_of(found[-1].name) if len(found) == limit else "")
+
+    async def create_function(self, change: FunctionChange) -> Function:
+        """Deploy a new function. When this returns it answers calls (if its bundle is here).
+
+        Raises:
+          BadRequest, NotFound, Conflict, InvalidFunction, DeployFailed: a rule is broken; no such app; the name is
+            taken; required config is missing; the canary did not become ready. Nothing is stored then.
+        """
+        if change.id:
+            raise BadRequest("ID cannot be provided for Fn creation")
+        now, function_id = self._now_ms(), self._ids.new()
+        annotations = rules.without_endpoints(change.annotations)
+        live = Version(
+            function_id=function_id,
+            number=1,
+            image=change.image,
+            digest="",
+            memory_mib=change.memory_mib or MEMORY_MIB_DEFAULT,
+            timeout_s=change.timeout_s or TIMEOUT_S_DEFAULT,
+            idle_timeout_s=change.idle_timeout_s or IDLE_TIMEOUT_S_DEFAULT,
+            config=dict(change.config or {}),
+            start=rules.start_of(annotations),
+            created_at=now,
+        )
+        new = Function(
+            id=function_id,
+            app_id=change.app_id,
+            name=change.name,
+            live=live,
+            annotations=annotations,
+            created_at=now,
+            updated_at=now,
+        )
+        rules.check_function(new)
+        new = _with_pcu(new, change, old=None)
+        async with self._one_at_a_time(new.app_id, new.name):
+            app = self.app(new.app_id)
+            if any(other.name == new.name for other in self._catalog.functions_of(app.id)):
+                raise Conflict(records.FUNCTION_EXISTS)
+            new = replace(new, shape=app.shape)
+            with self._promise(new, None):
+                new = await self._resolved(app, new, anew=True)
+                try:
+                    return await self._deploys.deploy(app, new, None)
+                except StokerError:  # its reply has the traceback; without a function the row says nothing to anybody
+                    await self._database.write(lambda conn: records.forget_versions(conn, function_id))
+                    raise
+
+    async def update_function(self, function_id: str, change: FunctionChange) -> Function:
+        """Merge the change into the function; deploy a new version if that is what it takes.
+
+        Raises:
+          BadRequest, NotFound, InvalidFunction, DeployFailed: as for a new one; the old version goes on serving.
+        """
+        if change.id and change.id != function_id:
+            raise BadRequest("Fn ID in path does not match that in body")
+        known = self.function(function_id)
+        async with self._one_at_a_time(known.app_id, known.name):
+            old = self.function(function_id)
+            app = self.app(old.app_id)
+            new = _merged(old, change)
+            rules.check_function(new)
+            new = _with_pcu(new, change, old=old)
+            with self._promise(new, old):
+                new = await self._resolved(app, new, anew=bool(change.image) or not old.live.digest)
+                if new == old:
+                    return old
+                new = replace(new, updated_at=max(self._now_ms(), old.updated_at))
+                if new.live == old.live:
+                    return await self._store_settings(app, new)
+                return await self._deploy(app, new, old)
+
+    async def rollback(self, function_id: str, number: int | None = None) -> Function:
+        """Let an older version serve again; without a number the newest ready one before the live one.
+
+        Raises:
+          NotFound, BadRequest, DeployFailed: no such function or version; it never was ready or is live already; it
+            does not become ready now.
+        """
+        known = self.function(function_id)
+        async with self._one_at_a_time(known.app_id, known.name):
+            old = self.function(function_id)
+            app = self.app(old.app_id)
+            version = await self._rollback_to(old, number)
+            annotations = dict(old.annotations)
+            if rules.START in annotations:
+                annotations[rules.START] = version.start
+            new = replace(old, live=version, annotations=annotations, updated_at=max(self._now_ms(), old.updated_at))
+            rules.check_function(new)
+            with self._promise(new, old):
+                await self._check_bundle(app, new)
+                return await self._deploys.deploy(app, new, old)
+
+    async def versions(self, function_id: str) -> list[Version]:
+        """All versions that are kept, newest first.
+
+        Raises:
+          NotFound: there is no such function.
+        """
+        self.function(function_id)
+        return await self._database.read(lambda conn: records.versions(conn, function_id))
+
+    async def delete_function(self, function_id: str) -> None:
+        """Delete the function with its versions and triggers.
+
+        Raises:
+          NotFound: there is none with this id.
+        """
+
+        def forget(_: None) -> None:
+            self._catalog.drop_function(function_id)
+            self._deploys.forget(function_id)
+
+        known = self.function(function_id)
+        async with self._one_at_a_time(known.app_id, known.name):
+            await self._database.write(lambda conn: records.delete_function(conn, function_id), apply=forget)
+
+    async def bundle_pushed(self, image: str) -> list[tuple[Function, StokerError | None]]:
+        """A bundle of this name is here now: deploy the functions that were waiting for it. What came of each."""
+        outcomes: list[tuple[Function, StokerError | None]] = []
+        for function in list(self._catalog.functions.values()):
+            if function.live.image == image and not function.live.digest:
+                try:
+                    outcomes.append((await self.update_function(function.id, FunctionChange()), None))
+                except StokerError as exc:
+                    self._log.warning("cannot deploy after push", function=function.id, image=image, error=str(exc))
+                    outcomes.append((function, exc))
+        return outcomes
+
+    async def _store_settings(self, app: App, new: Function) -> Function:
+        def apply(_: None) -> None:
+            self._catalog.put_function(new)
+            self._deploys.apply(app, new)
+
+        await self._database.write(lambda conn: records.update_function(conn, new), apply=apply)
+        return new
+
+    async def _deploy(self, app: App, new: Function, old: Function) -> Function:
+        last = await self._database.read(lambda conn: records.last_number(conn, new.id))
+        live = replace(
+            new.live,
+            number=max(last, old.live.number) + 1,
+            state="building",
+            error="",
+            created_at=self._now_ms(),
+        )
+        stored = await self._deploys.deploy(app, replace(new, live=live), old)
+        await self._database.write(lambda conn: records.prune_versions(conn, new.id, self._versions_kept))
+        return stored
+
+    async def _resolved(self, app: App, new: Function, *, anew: bool) -> Function:
+        """With the digest that the image's name points at now (``anew``) or as it was; required config checked."""
+        if anew:
+            digest = await self._database.read(lambda conn: records.resolve(conn, new.live.image))
+            new = replace(new, live=replace(new.live, digest=digest or ""))
+        await self._check_bundle(app, new)
+        return new
+
+    async def _check_bundle(self, app: App, new: Function) -> None:
+        if not new.live.digest:
+            return
+        bundle = await self._database.read(lambda conn: records.bundle(conn, new.live.digest))
+        if bundle is None:
+            raise NotFound(f"the bundle of version {new.live.number} ({new.live.image}) is not kept any more")
+        rules.check_expected(bundle.expects, app.config, new.live.config, new.name)
+
+    async def _rollback_to(self, old: Function, number: int | None) -> Version:
+        def find(conn: sqlite3.Connection) -> Version | None:
+            if number is None:
+                return records.previous_ready(conn, old.id, old.live.number)
+            return records.version(conn, old.id, number)
+
+        version = await self._database.read(find)
+        if version is None:
+            raise NotFound(
+                f"function {old.name} has no ready version before {old.live.number}"
+                if number is None
+                else f"function {old.name} has no version {number}"
+            )
+        if version.number == old.live.number:
+            raise BadRequest(f"version {version.number} of function {old.name} is live already")
+        if version.state != "ready":
+            raise BadRequest(f"cannot roll back to version {version.number} of function {old.name}: it failed")
+        return version
+
+    @contextmanager
+    def _promise(self, new: Function, old: Function | None) -> Iterator[None]:
+        """Check the provisioned concurrency, and count its memory while the deploy goes on.
+
+        Raises:
+          BadRequest: OCI's steps or the node's limit; says the arithmetic and what is allowed.
+        """
+        wanted = (new.pcu_count, new.live.memory_mib)
+        if not new.pcu_count or (old is not None and wanted == (old.pcu_count, old.live.memory_mib)):
+            yield
+            return
+        check_pcu(
+            count=new.pcu_count,
+            memory_mib=new.live.memory_mib,
+            steps=self._pcu.steps,
+            limit_mib=self._pcu.memory_mib,
+            others_mib=self._provisioned_mib(but=new.id),
+        )
+        self._promised_mib[new.id] = new.pcu_count * new.live.memory_mib
+        try:
+            yield
+        finally:
+            del self._promised_mib[new.id]
+
+    def _provisioned_mib(self, *, but: str) -> int:
+        """Memory that the other functions' floors reserve, or will when their deploys are done."""
+        floors = {f.id: f.pcu_count * f.live.memory_mib for f in self._catalog.functions.values() if f.pcu_count}
+        for function_id, promised in self._promised_mib.items():
+            floors[function_id] = max(promised, floors.get(function_id, 0))
+        return sum(mib for function_id, mib in floors.items() if function_id != but)
+
+
+def _merged(old: Function, change: FunctionChange) -> Function:
+    """The function as it would be; ``name``, ``app_id`` and ``shape`` are silently not changed, as on Fn."""
+    annotations = rules.merge_annotations(old.annotations, change.annotations)
+    live = replace(
+        old.live,
+        image=change.image or old.live.image,
+        memory_mib=change.memory_mib or old.live.memory_mib,
+        timeout_s=change.timeout_s or old.live.timeout_s,
+        idle_timeout_s=change.idle_timeout_s or old.live.idle_timeout_s,
+        config=rules.merge_config(old.live.config, change.config),
+        start=rules.start_of(annotations),
+    )
+    return replace(old, live=live, annotations=annotations)
+
+
+def _with_pcu(new: Function, change: FunctionChange, *, old: Function | None) -> Function:
+    """POLICY: the field says how many, else OCI's annotations if this change names them, else it stays."""
+    count = old.pcu_count if old is not None else 0
+    if change.annotations and (rules.PCU_STRATEGY in change.annotations or rules.PCU_COUNT in change.annotations):
+        count = rules.pcu_of(new.annotations)
+    if change.pcu_count is not None:
+        count = change.pcu_count
+    if count < 0:
+        raise BadRequest(f"provisioned concurrency must be 0 or more, not {count}")
+    annotations = rules.with_pcu(new.annotations, count)
+    rules.check_annotations(annotations)
+    return replace(new, pcu_count=count, annotations=annotations)
