@@ -1,15 +1,14 @@
 """The path of a deploy: version row, canary in the real sandbox, one transaction, then the old instances go.
 
-Make before break: calls go to the old version until the new one has answered for itself, and the floor of the new one is
-filled before the old one is let go. After a restart every function is configured again and its floor restored.
+Make before break: calls go to the old version until the new one has answered for itself, and the floor of the new one
+is filled before the old one is let go. After a restart every function is configured again and its floor restored.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +28,8 @@ DEPLOYS_AT_ONCE = 4
 """Most versions that are made ready at the same time; further deploys wait their turn."""
 FLOOR_FILL_S = 60.0
 """Longest wait for the floor of a new version, or of all functions after a restart, beyond the canary's own limit."""
+STORE_S = 5.0
+"""Longest wait for the store while an interrupted deploy is recorded."""
 SAFE_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -55,13 +56,6 @@ class Deployer:
         self._interpreters = interpreters
         self._log = log
         self._turns = trio.CapacityLimiter(DEPLOYS_AT_ONCE)
-        self._locks: dict[str, trio.Lock] = {}
-
-    @asynccontextmanager
-    async def _turn(self, function_id: str) -> AsyncIterator[None]:
-        lock = self._locks.setdefault(function_id, trio.Lock())
-        async with lock, self._turns:
-            yield
 
     async def deploy(self, app: App, new: Function, old: Function | None) -> Function:
         """Make ``new.live`` the version that answers calls; ``old`` is what does now.
@@ -71,9 +65,9 @@ class Deployer:
         Raises:
           DeployFailed: the canary did not become ready; ``detail`` is its traceback. The old version goes on serving.
         """
-        async with self._turn(new.id):
-            if not new.live.digest:
-                return await self._store_without_bundle(new)
+        if not new.live.digest:
+            return await self._store_without_bundle(new)
+        async with self._turns:
             bundle = await self._database.read(lambda conn: records.bundle(conn, new.live.digest))
             if bundle is None:
                 raise errors.BundleMissing(detail=f"{new.live.image} ({new.live.digest})")
@@ -86,28 +80,40 @@ class Deployer:
             except errors.StokerError as exc:
                 await self._fail(new, exc)
             except BaseException:  # the client left or the daemon stops: the row must not stay `building`
-                with trio.CancelScope(shield=True), trio.move_on_after(5):
+                with trio.move_on_after(STORE_S, shield=True):
                     await self._record_failure(new, "the deploy was interrupted")
                 raise
-            stored = replace(new, live=replace(new.live, state="ready"))
-            with trio.CancelScope(shield=True):  # from here it is done or not done, never half
-                try:
-                    await self._database.write(lambda conn: records.save_function(conn, stored))
-                except BaseException:
-                    self._supervisor.abandon(new.id, plan.revision)
-                    raise
-                self._catalog.put_function(stored)
-                self._supervisor.configure(plan, self._spec(plan, stored))
-            return stored
+            return await self._flip(app, new, plan, bundle)
+
+    async def _flip(self, app: App, new: Function, plan: LaunchPlan, bundle: Bundle) -> Function:
+        """One transaction makes the prepared version the live one; in the same instant calls go to it."""
+
+        def flip(stored: Function) -> None:
+            self._catalog.put_function(stored)
+            now = self._catalog.apps[app.id]
+            # The app's configuration may have changed meanwhile: then its instances are made anew.
+            current = plan if now.config == app.config else self.plan(now, stored, bundle)
+            self._supervisor.configure(current, self._spec(current, stored))
+            if current is not plan:
+                self._supervisor.abandon(new.id, plan.revision)
+
+        ready = replace(new, live=replace(new.live, state="ready"))
+        with trio.CancelScope(shield=True):  # from here it is done or not done, never half
+            try:
+                return await self._database.write(lambda conn: records.save_function(conn, ready), apply=flip)
+            except errors.StokerError:
+                self._supervisor.abandon(new.id, plan.revision)
+                raise
 
     async def _store_without_bundle(self, new: Function) -> Function:
         """As on Fn: a function may name an image that is not there (yet); its calls say so."""
-        stored = replace(new, live=replace(new.live, state="ready"))
-        with trio.CancelScope(shield=True):
-            await self._database.write(lambda conn: records.save_function(conn, stored))
+
+        def apply(stored: Function) -> None:
             self._catalog.put_function(stored)
             self._supervisor.forget(stored.id)
-        return stored
+
+        ready = replace(new, live=replace(new.live, state="ready"))
+        return await self._database.write(lambda conn: records.save_function(conn, ready), apply=apply)
 
     async def _fail(self, new: Function, exc: errors.StokerError) -> None:
         await self._record_failure(new, str(exc))
@@ -116,9 +122,7 @@ class Deployer:
         ) from exc
 
     async def _record_failure(self, new: Function, text: str) -> None:
-        await self._database.write(
-            lambda conn: records.fail_version(conn, new.id, new.live.number, text)
-        )
+        await self._database.write(lambda conn: records.fail_version(conn, new.id, new.live.number, text))
         self._log.warning("deploy failed", function=new.id, version=new.live.number, error=text)
 
     def apply(self, app: App, function: Function) -> None:
@@ -134,7 +138,6 @@ class Deployer:
     def forget(self, function_id: str) -> None:
         """The function was deleted and that is stored."""
         self._supervisor.forget(function_id)
-        self._locks.pop(function_id, None)
 
     async def restore(self) -> None:
         """After a restart: configure every function and wait, within a limit, until every floor is filled."""
@@ -205,7 +208,7 @@ class Deployer:
 
 
 def environment_of(app: App, function: Function, version: Version) -> Mapping[str, str]:
-    """A worker's whole environment: configuration (the function's wins) and FN_* (fn-contract 3.1: config cannot win)."""
+    """A worker's whole environment: configuration (the function's wins) and FN_* (which configuration cannot change)."""
     return {
         "PATH": SAFE_PATH,
         "HOME": "/tmp",
@@ -227,4 +230,3 @@ def environment_of(app: App, function: Function, version: Version) -> Mapping[st
         "FN_LISTENER": "unix:/tmp/iofs/lsnr.sock",
         "OCI_TRACING_ENABLED": "0",
     }
-

@@ -19,7 +19,7 @@ from daemon.model import Answer, Function
 from daemon.supervisor import Slot, Supervisor, Waiter, out_of_memory
 
 EXIT_TEXT_WAIT_S = 0.1
-"""How long a caller whose worker vanished waits for the reason: the pipe closes a little before the exit is reported."""
+"""How long a caller whose worker vanished waits for the reason: the pipe closes before the exit is reported."""
 DETACHED_MAX = 1024
 """Most detached calls that may be open at once; further ones get 429."""
 
@@ -58,9 +58,7 @@ class Invoker:
             self._quiet = trio.Event()
             await self._quiet.wait()
 
-    async def invoke(
-        self, function_id: str, *, call_id: str, headers: list[tuple[str, str]], body: bytes
-    ) -> Answer:
+    async def invoke(self, function_id: str, *, call_id: str, headers: list[tuple[str, str]], body: bytes) -> Answer:
         """Run one call and return what the function said.
 
         ``headers`` are the request's as the function shall see them; Fn-Deadline is added here, when the instance is
@@ -92,9 +90,7 @@ class Invoker:
         self._metrics.observe_answer(function_id, answer)
         return answer
 
-    def invoke_detached(
-        self, function_id: str, *, call_id: str, headers: list[tuple[str, str]], body: bytes
-    ) -> None:
+    def invoke_detached(self, function_id: str, *, call_id: str, headers: list[tuple[str, str]], body: bytes) -> None:
         """Admit a call that nobody waits for, and return at once.
 
         Raises:
@@ -124,14 +120,20 @@ class Invoker:
         supervisor, scheduler = self._supervisor, self._scheduler
         now_s = began_s
         waited = False
-        instance_id = scheduler.take(function.id, call_id, now_s=now_s)
-        if instance_id is None:
-            waited = True
-            instance_id = await self._wait(function.id, call_id)
-            now_s = trio.current_time()
+        while True:
+            instance_id = scheduler.take(function.id, call_id, now_s=now_s)
+            if instance_id is None:
+                waited = True
+                instance_id = await self._wait(function.id, call_id)
+                now_s = trio.current_time()
+            slot = supervisor.slots[instance_id]
+            if not slot.channel.stray_bytes():
+                break
+            # It spoke out of turn, perhaps a late answer: this call was not given to it and goes to another.
+            breach = errors.InvalidResponse(detail="the worker wrote while no call was running")
+            supervisor.obey(scheduler.condemn(instance_id, breach, now_s=trio.current_time()))
         if scheduler.needs_settle:
             supervisor.settle()
-        slot = supervisor.slots[instance_id]
         start_kind = scheduler.start_kind(instance_id)
         slot.call_id, slot.call_since_s = call_id, now_s
         try:
