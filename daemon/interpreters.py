@@ -1,7 +1,7 @@
 """Which Pythons this machine has, and which one a function's ``runtime`` means.
 
-Looked for once: the daemon's own, PATH, /usr/bin, /usr/local/bin, ~/.pyenv/versions/*/bin. Each candidate is asked for its
-version by running it; what does not answer is not there.
+Looked for once: the daemon's own, PATH, /usr/bin, /usr/local/bin, ~/.pyenv/versions/*/bin. Each candidate is asked for
+its version by running it; what does not answer is not there.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 It reads the ZIP from the inherited descriptor ARCHIVE_FD and writes its members into the empty directory TARGET_FD.
 The result is one line of JSON on stdout: ``{"ok": true, "files": n, "unpacked_bytes": n, "landlock": abi}`` or
-``{"ok": false, "reason": text, "member": name, "too_large": bool}``. What was written before a refusal is removed by
-the caller, who owns the directory.
+``{"ok": false, "reason": text, "member": name, "too_large": bool}``, or ``{"ok": false, "os_error": text}`` when the
+disk is to blame. What was written before a refusal is removed by the caller, who owns the directory.
 
 The archive is hostile, and so, in case of a mistake in here, is this process: it runs in a session of its own with an
 empty environment, resource limits, and (where the kernel has Landlock) no right to touch anything but TARGET_FD.
@@ -99,6 +99,8 @@ def main(arguments: list[str]) -> dict[str, object]:
         return {"ok": False, "reason": exc.reason, "member": exc.member, "too_large": exc.too_large}
     except MemoryError:
         return {"ok": False, "reason": "needs too much memory to read", "member": "", "too_large": True}
+    except OSError as exc:  # the disk is full or broken: not the archive's fault
+        return {"ok": False, "os_error": str(exc)}
 
 
 if __name__ == "__main__":
