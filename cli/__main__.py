@@ -1,0 +1,5 @@
+"""``python -m cli`` is ``stoker``."""
+
+from cli.main import main
+
+main()

@@ -1,0 +1,125 @@
+"""``stoker invoke``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from cli.errors import CliError
+from cli.options import APP, FUNCTION, Settings, common
+from cli.output import structured
+from cli.transport import CALL_S, Reply
+
+
+@click.command()
+@APP
+@FUNCTION
+@click.option(
+    "--data",
+    "-d",
+    metavar="TEXT",
+    help="Body of the call; @PATH takes a file. Without it: standard input, unless that is a terminal.",
+)
+@click.option(
+    "--content-type", metavar="TYPE", default="text/plain", show_default=True, help="Content-Type of the body."
+)
+@click.option(
+    "--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="A further header; may be repeated."
+)
+@click.option("--display-call-id", is_flag=True, help="Print 'Call ID: ...' on standard error.")
+@click.option("--detached", is_flag=True, help="Do not wait for the answer; print the call's id.")
+@common
+@click.pass_obj
+def invoke(
+    settings: Settings,
+    app: str,
+    function: str,
+    data: str | None,
+    content_type: str,
+    headers: tuple[str, ...],
+    display_call_id: bool,
+    detached: bool,
+) -> int:
+    """Call a function and print its answer.
+
+    The answer's bytes go to standard output as they are. An error goes to standard error and gives exit code 1.
+
+    \b
+    Examples:
+      stoker invoke demo hello
+      echo '{"name": "Ada"}' | stoker invoke demo hello --content-type application/json
+      stoker invoke demo hello -d '{"name": "Ada"}'
+      stoker invoke demo resize -d @photo.jpg --content-type image/jpeg > small.jpg
+      stoker invoke demo report --detached
+    """
+    body = _body(data)
+    sent = [("Content-Type", content_type), *(_header(text) for text in headers)]
+    if detached:
+        sent.append(("Fn-Invoke-Type", "detached"))
+    found = settings.api.function(app, function)
+    # A connection of its own goes straight to the data plane.
+    reply = settings.api.transport.request(
+        "POST", f"/invoke/{found['id']}", headers=sent, body=body, timeout_s=CALL_S, fresh=True
+    )
+    if not settings.for_people:
+        structured(_document(reply), settings.form)
+        return 0 if reply.status < 400 else 1
+    call_id = reply.header("fn-call-id")
+    if reply.status >= 400:
+        raise _failure(reply, app, function)
+    if display_call_id or detached:
+        click.echo(f"Call ID: {call_id}", err=not detached)
+    out = sys.stdout.buffer
+    out.write(reply.body)
+    if reply.body and not reply.body.endswith(b"\n") and sys.stdout.isatty():
+        out.write(b"\n")  # the prompt starts on a line of its own; a pipe gets the bytes alone
+    out.flush()
+    return 0
+
+
+def _body(data: str | None) -> bytes:
+    if data is None:
+        return b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
+    if not data.startswith("@"):
+        return data.encode("utf-8", "surrogateescape")
+    try:
+        with open(data[1:], "rb") as file:
+            return file.read()
+    except OSError as exc:
+        raise CliError(f"cannot read {data[1:]}: {exc.strerror}") from exc
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name or not all(c.isalnum() or c in "!#$%&'*+-.^_`|~" for c in name) or not name.isascii():
+        raise click.BadParameter(f"{text!r} is not 'NAME: VALUE'", param_hint="'--header'")
+    if any(ord(c) < 32 and c != "\t" for c in value):
+        raise click.BadParameter(f"the value of {name} holds a control character", param_hint="'--header'")
+    return name, value.strip()
+
+
+def _document(reply: Reply) -> dict[str, Any]:
+    """What ``fn invoke --output json`` prints, and the call's id."""
+    document: dict[str, Any] = {"status_code": reply.status, "call_id": reply.header("fn-call-id")}
+    headers: dict[str, list[str]] = {}
+    for name, value in reply.headers:
+        headers.setdefault(name, []).append(value)
+    document["headers"] = headers
+    try:
+        document["body"] = reply.body.decode()
+    except UnicodeDecodeError:
+        import base64
+
+        document["body_base64"] = base64.b64encode(reply.body).decode()
+    return document
+
+
+def _failure(reply: Reply, app: str, function: str) -> CliError:
+    from cli.api import api_error
+
+    error = api_error(reply, prefix=f"cannot invoke {app}/{function}: ", about=True)
+    if error.call_id and not error.hint:
+        error.hint = f"'stoker logs {app} {function} --call {error.call_id}' shows what it wrote"
+    return error

@@ -1,0 +1,63 @@
+"""What can go wrong, as the user sees it: one sentence that says what and why, then what to do next.
+
+Exit codes: 0 done, 1 it failed, 2 wrong usage (click's ``UsageError``), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+import click
+
+
+class CliError(click.ClickException):
+    """A failure with an optional block of detail (a traceback, pip's last lines) and a next step."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, detail: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+        self.hint = hint
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print ``Error: message``, the detail, and ``Next: hint`` on standard error."""
+        click.echo(f"{click.style('Error:', fg='red', bold=True)} {self.message}", file=file, err=True)
+        if self.detail:
+            click.echo(self.detail.rstrip("\n"), file=file, err=True)
+        if self.hint:
+            click.echo(f"Next: {self.hint}", file=file, err=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for ``--output json``."""
+        body: dict[str, Any] = {"message": self.message}
+        if self.detail:
+            body["detail"] = self.detail
+        if self.hint:
+            body["hint"] = self.hint
+        return body
+
+
+class Unreachable(CliError):
+    """No daemon answers at the address."""
+
+
+class ApiError(CliError):
+    """The daemon answered with an error: its status, and ``code``, ``message``, ``detail`` of the body."""
+
+    def __init__(
+        self, message: str, *, status: int, code: str = "", detail: str = "", call_id: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.status = status
+        self.code = code
+        self.call_id = call_id
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for ``--output json``."""
+        body = {**super().to_dict(), "status": self.status}
+        if self.code:
+            body["code"] = self.code
+        if self.call_id:
+            body["call_id"] = self.call_id
+        return body

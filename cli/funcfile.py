@@ -1,0 +1,441 @@
+"""``func.yaml``: read strictly where it matters, with file, line, field and allowed values in every error.
+
+The fields are those of ``fn`` (reference: fn-contract 4.1). Keys that ``fn`` knows and Stoker has no use for are
+accepted; keys that nobody knows are warned about.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cli import pcu
+from cli.errors import CliError
+
+FILE_NAMES = ("func.yaml", "func.yml", "func.json")
+SCHEMA_VERSION = 20180708
+MEMORY_MIB_MAX = 8192
+TIMEOUT_S_MAX = 300
+IDLE_TIMEOUT_S_MAX = 3600
+ITEMS_MAX = 10_000
+"""Most values in one file, aliases counted each time: a guard against a file that unfolds without end."""
+
+KNOWN = {
+    "schema_version", "name", "version", "runtime", "entrypoint", "memory", "timeout", "idle_timeout", "config",
+    "annotations", "triggers", "deploy", "expects",
+}  # fmt: skip
+ACCEPTED = {
+    "build_image", "run_image", "cmd", "content_type", "type", "signing_details", "build", "freeform_tags",
+    "defined_tags",
+}  # fmt: skip
+"""Keys of ``fn`` that mean nothing here: no image is built. ``build`` and ``detached_mode`` are warned about."""
+OCI_KNOWN = {"provisioned_concurrency", "detached_mode", "pbf", "freeform_tags", "defined_tags"}
+
+_NAME = re.compile(r"[A-Za-z0-9\-_.~$&+=:@]{1,255}")
+_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
+_RUNTIME = re.compile(r"python(3\.[0-9]{1,2})?")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class FuncFileError(CliError):
+    """func.yaml breaks a rule."""
+
+
+@dataclass(slots=True)
+class Item:
+    """One value of the file and the line it is on."""
+
+    kind: str
+    """``string``, ``int``, ``float``, ``bool``, ``null``, ``map`` or ``list``."""
+    line: int
+    text: str = ""
+    """A scalar as it was written."""
+    members: dict[str, Item] = field(default_factory=dict)
+    elements: list[Item] = field(default_factory=list)
+
+    def plain(self) -> Any:
+        """The value as JSON has it."""
+        match self.kind:
+            case "map":
+                return {key: item.plain() for key, item in self.members.items()}
+            case "list":
+                return [item.plain() for item in self.elements]
+            case "int" if re.fullmatch(r"[-+]?[0-9]+", self.text):
+                return int(self.text)
+            case "float" if re.fullmatch(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?", self.text):
+                return float(self.text)
+            case "bool":
+                return self.text.lower() in ("true", "yes", "on")
+            case "null":
+                return None
+        return self.text
+
+    def shown(self) -> str:
+        """For error messages."""
+        return {"map": "a map", "list": "a list", "null": "nothing"}.get(self.kind) or repr(self.text)
+
+
+@dataclass(slots=True, kw_only=True)
+class TriggerSpec:
+    """An HTTP trigger of the file."""
+
+    name: str
+    source: str
+    type: str = "http"
+
+
+@dataclass(slots=True, kw_only=True)
+class FuncFile:
+    """What a func.yaml says. ``None``: it does not say."""
+
+    path: Path
+    name: str
+    version: str = "0.0.1"
+    runtime: str = "python"
+    handler_file: str = "func.py"
+    handler_name: str = "handler"
+    memory: int | None = None
+    timeout: int | None = None
+    idle_timeout: int | None = None
+    config: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, Any] = field(default_factory=dict)
+    triggers: list[TriggerSpec] = field(default_factory=list)
+    provisioned_concurrency: dict[str, Any] | None = None
+    required_config: list[str] = field(default_factory=list)
+    version_line: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def image(self) -> str:
+        """``name:version``, what the bundle is called at the daemon."""
+        return f"{self.name}:{self.version}"
+
+
+def find(directory: Path) -> Path:
+    """The directory's func.yaml, func.yml or func.json.
+
+    Raises:
+      FuncFileError: there is none, or the directory itself is missing.
+    """
+    if not directory.is_dir():
+        what = "is not a directory" if directory.exists() else "does not exist"
+        raise FuncFileError(f"{directory} {what}", hint="name the directory that holds func.yaml")
+    for name in FILE_NAMES:
+        if (directory / name).is_file():
+            return directory / name
+    raise FuncFileError(
+        f"no func.yaml in {directory}",
+        hint="'stoker init --runtime python NAME' makes a function; or name the directory that holds one",
+    )
+
+
+def load(directory: Path) -> FuncFile:
+    """Read the func file of a function's directory.
+
+    Raises:
+      FuncFileError: names the file, the line, the field and what is allowed.
+    """
+    path = find(directory)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise FuncFileError(f"cannot read {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise FuncFileError(f"{path.name}: not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
+    return _Reader(path, _parse(path, text)).read()
+
+
+def _parse(path: Path, text: str) -> Item:
+    import yaml
+
+    if path.suffix == ".json":
+        import json
+
+        try:
+            json.loads(text)
+        except json.JSONDecodeError as exc:
+            raise FuncFileError(f"{path.name} line {exc.lineno}: not JSON: {exc.msg}") from exc
+        text = text.replace("\t", " ")  # JSON is YAML but for tabs between its tokens
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark or exc.context_mark
+        where = f" line {mark.line + 1}" if mark else ""
+        raise FuncFileError(f"{path.name}{where}: not YAML: {exc.problem or exc.context}") from exc
+    except yaml.YAMLError as exc:
+        raise FuncFileError(f"{path.name}: not YAML: {exc}") from exc
+    if node is None:
+        raise FuncFileError(f"{path.name}: is empty", hint="'stoker init' writes one to begin with")
+    return _Composer(path).item(node)
+
+
+class _Composer:
+    """YAML nodes to items."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._count = 0
+
+    def item(self, node: Any, depth: int = 0) -> Item:
+        self._count += 1
+        line = node.start_mark.line + 1
+        if self._count > ITEMS_MAX or depth > 32:
+            raise FuncFileError(f"{self._path.name} line {line}: too large or too deep")
+        kind = node.tag.rpartition(":")[2]
+        if node.id == "scalar":
+            kind = {"str": "string", "timestamp": "string", "value": "string"}.get(kind, kind)
+            if kind not in ("string", "int", "float", "bool", "null"):
+                raise FuncFileError(f"{self._path.name} line {line}: the tag {node.tag} is not allowed")
+            return Item(kind, line, text=node.value)
+        if node.id == "sequence":
+            return Item("list", line, elements=[self.item(child, depth + 1) for child in node.value])
+        members: dict[str, Item] = {}
+        for key_node, value_node in node.value:
+            key_line = key_node.start_mark.line + 1
+            if key_node.id != "scalar" or key_node.tag.endswith(":merge"):
+                raise FuncFileError(f"{self._path.name} line {key_line}: a key must be plain text")
+            if key_node.value in members:
+                raise FuncFileError(f"{self._path.name} line {key_line}: {key_node.value} is given twice")
+            members[key_node.value] = child = self.item(value_node, depth + 1)
+            # A block under its key starts on the next line; people look for the key.
+            child.line = key_line
+        return Item("map", line, members=members)
+
+
+class _Reader:
+    """Items to a FuncFile."""
+
+    def __init__(self, path: Path, root: Item) -> None:
+        self._path = path
+        self._root = root
+        self._warnings: list[str] = []
+
+    def read(self) -> FuncFile:
+        root = self._root
+        if root.kind != "map":
+            raise self._wrong(root, "", "must be a map of keys such as name, version and runtime")
+        self._schema_version()
+        self._known(root, "", KNOWN, ACCEPTED)
+        found = FuncFile(path=self._path, name=self._name())
+        version = root.members.get("version")
+        if version is not None:
+            found.version = self._text(version, "version")
+            found.version_line = version.line
+            if not _VERSION.fullmatch(found.version):
+                raise self._wrong(
+                    version, "version", "must be like 0.0.1 (letters, digits, '_', '.', '-'; at most 128)"
+                )
+        found.runtime = self._runtime()
+        found.handler_file, found.handler_name = self._handler()
+        found.memory = self._number("memory", "MiB", MEMORY_MIB_MAX)
+        found.timeout = self._number("timeout", "seconds", TIMEOUT_S_MAX)
+        found.idle_timeout = self._number("idle_timeout", "seconds", IDLE_TIMEOUT_S_MAX)
+        found.config = {key: self._text(item, f"config.{key}") for key, item in self._map(root, "config", "").items()}
+        found.annotations = {key: item.plain() for key, item in self._map(root, "annotations", "").items()}
+        found.triggers = self._triggers()
+        found.provisioned_concurrency = self._provisioned_concurrency()
+        found.required_config = self._expects()
+        if "build" in root.members:
+            self._warn(root.members["build"], "build", "is not run: nothing is built but the bundle")
+        found.warnings = self._warnings
+        return found
+
+    def _schema_version(self) -> None:
+        item = self._root.members.get("schema_version")
+        rule = f"must be {SCHEMA_VERSION}"
+        if item is None:
+            raise FuncFileError(
+                f"{self._path.name}: schema_version is missing; it {rule}",
+                hint=f"add the line 'schema_version: {SCHEMA_VERSION}'; 'fn migrate' converts older files",
+            )
+        if item.plain() != SCHEMA_VERSION:
+            raise self._wrong(item, "schema_version", rule)
+
+    def _name(self) -> str:
+        item = self._root.members.get("name")
+        # As fn: without a name the directory's counts.
+        name = self._text(item, "name") if item is not None else self._path.absolute().parent.name
+        if not _NAME.fullmatch(name):
+            rule = "must be 1 to 255 of the characters A-Z a-z 0-9 - _ . ~ $ & + = : @"
+            if item is None:
+                raise FuncFileError(f"{self._path.name}: name is missing, and the directory's name {name!r} {rule}")
+            raise self._wrong(item, "name", rule)
+        return name
+
+    def _runtime(self) -> str:
+        item = self._root.members.get("runtime")
+        if item is None:
+            return "python"
+        runtime = self._text(item, "runtime")
+        if not _RUNTIME.fullmatch(runtime):
+            raise self._wrong(item, "runtime", "must be python or python3.N, for example python3.12")
+        return runtime
+
+    def _handler(self) -> tuple[str, str]:
+        """File and name of the handler, from ``/python/bin/fdk /function/func.py handler``."""
+        words: list[str] = []
+        item = self._root.members.get("entrypoint")
+        for key in ("entrypoint", "cmd"):
+            given = self._root.members.get(key)
+            if given is not None and given.kind != "null":
+                try:
+                    words += shlex.split(self._text(given, key))
+                except ValueError as exc:
+                    raise self._wrong(given, key, f"cannot be split into words ({exc})") from exc
+        if item is None or not words:
+            file, name = "func.py", "handler"
+        else:
+            rule = "must be like '/python/bin/fdk /function/func.py handler'"
+            at = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
+            if at is None or at == 0 or not words[at - 1].endswith("fdk") or len(words) > at + 2:
+                raise self._wrong(item, "entrypoint", rule)
+            file = words[at].removeprefix("/function/").removeprefix("./")
+            name = words[at + 1] if len(words) > at + 1 else "handler"
+            if file.startswith("/") or ".." in file.split("/") or not _IDENTIFIER.fullmatch(name):
+                raise self._wrong(item, "entrypoint", rule)
+        if not (self._path.parent / file).is_file():
+            where = f" line {item.line}: entrypoint" if item is not None else ""
+            raise FuncFileError(
+                f"{self._path.name}{where}: there is no {file} in {self._path.parent}",
+                hint=f"write the handler there: def {name}(ctx, data: io.BytesIO = None)",
+            )
+        return file, name
+
+    def _number(self, key: str, unit: str, most: int) -> int | None:
+        item = self._root.members.get(key)
+        if item is None or item.kind == "null":
+            return None
+        value = item.plain()
+        if item.kind != "int" or not isinstance(value, int) or not 0 <= value <= most:
+            raise self._wrong(item, key, f"must be a whole number of {unit} from 1 to {most}")
+        return value or None  # Fn: 0 is the default
+
+    def _triggers(self) -> list[TriggerSpec]:
+        triggers: list[TriggerSpec] = []
+        item = self._root.members.get("triggers")
+        if item is None or item.kind == "null":
+            return triggers
+        if item.kind != "list":
+            raise self._wrong(item, "triggers", "must be a list of maps with name, type and source")
+        for number, element in enumerate(item.elements):
+            label = f"triggers[{number}]"
+            if element.kind != "map":
+                raise self._wrong(element, label, "must be a map with name, type and source")
+            self._known(element, f"{label}.", {"name", "type", "source"}, set())
+            for key in ("name", "source"):
+                if key not in element.members:
+                    raise self._wrong(element, label, f"needs a {key}")
+            name, source = element.members["name"], element.members["source"]
+            kind = element.members.get("type")
+            if kind is not None and kind.text != "http":
+                raise self._wrong(kind, f"{label}.type", "must be http")
+            if not re.fullmatch(r"[\w\-]{1,255}", self._text(name, f"{label}.name")):
+                raise self._wrong(name, f"{label}.name", "must be 1 to 255 letters, digits, '_' or '-'")
+            if not self._text(source, f"{label}.source").startswith("/"):
+                raise self._wrong(source, f"{label}.source", "must begin with '/'")
+            for other in triggers:
+                if other.name == name.text or other.source == source.text:
+                    raise self._wrong(element, label, f"has the name or the source of trigger {other.name}")
+            triggers.append(TriggerSpec(name=name.text, source=source.text))
+        return triggers
+
+    def _provisioned_concurrency(self) -> dict[str, Any] | None:
+        deploy = self._map(self._root, "deploy", "")
+        if "oci" not in deploy:
+            return None
+        oci = Item("map", deploy["oci"].line, members=self._map_of(deploy["oci"], "deploy.oci"))
+        self._known(oci, "deploy.oci.", OCI_KNOWN, set())
+        if "detached_mode" in oci.members:
+            self._warn(oci.members["detached_mode"], "deploy.oci.detached_mode", "is not used yet")
+        item = oci.members.get("provisioned_concurrency")
+        if item is None or item.kind == "null":
+            return None
+        label = "deploy.oci.provisioned_concurrency"
+        value = item.plain()
+        try:
+            return pcu.from_object(value) if isinstance(value, dict) else pcu.parse(self._text(item, label))
+        except ValueError as exc:
+            raise FuncFileError(f"{self._path.name} line {item.line}: {label}: {exc}") from exc
+
+    def _expects(self) -> list[str]:
+        item = self._map(self._root, "expects", "").get("config")
+        if item is None or item.kind == "null":
+            return []
+        if item.kind != "list":
+            raise self._wrong(item, "expects.config", "must be a list of maps with name and required")
+        required = []
+        for number, element in enumerate(item.elements):
+            label = f"expects.config[{number}]"
+            name = element.members.get("name")
+            flag = element.members.get("required")
+            if element.kind != "map" or name is None:
+                raise self._wrong(element, label, "must be a map with name and required")
+            if flag is not None and flag.kind != "bool":
+                raise self._wrong(flag, f"{label}.required", "must be true or false")
+            if flag is not None and flag.plain():
+                required.append(self._text(name, f"{label}.name"))
+        return required
+
+    def _map(self, parent: Item, key: str, prefix: str) -> dict[str, Item]:
+        item = parent.members.get(key)
+        return {} if item is None else self._map_of(item, prefix + key)
+
+    def _map_of(self, item: Item, label: str) -> dict[str, Item]:
+        if item.kind == "null":
+            return {}
+        if item.kind != "map":
+            raise self._wrong(item, label, "must be a map")
+        return item.members
+
+    def _text(self, item: Item, label: str) -> str:
+        # As Go's decoder: a number or boolean where text belongs is taken as it was written (PORT: 8080, DEBUG: true).
+        if item.kind in ("map", "list"):
+            raise self._wrong(item, label, "must be text")
+        return "" if item.kind == "null" else item.text
+
+    def _known(self, item: Item, prefix: str, known: set[str], accepted: set[str]) -> None:
+        import difflib
+
+        for key, value in item.members.items():
+            if key in known or key in accepted:
+                continue
+            close = difflib.get_close_matches(key, known, n=1)
+            meant = f"; did you mean {prefix}{close[0]}?" if close else ""
+            self._warn(value, f"{prefix}{key}", f"is not a known key and is ignored{meant}")
+
+    def _warn(self, item: Item, label: str, what: str) -> None:
+        self._warnings.append(f"{self._path.name} line {item.line}: {label} {what}")
+
+    def _wrong(self, item: Item, label: str, rule: str) -> FuncFileError:
+        field_name = f"{label}: " if label else ""
+        return FuncFileError(f"{self._path.name} line {item.line}: {field_name}{rule}, not {item.shown()}")
+
+
+def bump(found: FuncFile) -> str:
+    """Raise the last part of the version in the file, leaving every other byte as it is; the new version.
+
+    Raises:
+      FuncFileError: the version is not three numbers.
+    """
+    parts = found.version.split(".")
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        raise FuncFileError(f"{found.path.name}: cannot bump version {found.version!r}: it is not like 0.0.1")
+    new = f"{parts[0]}.{parts[1]}.{int(parts[2]) + 1}"
+    lines = found.path.read_text(encoding="utf-8").splitlines(keepends=True)
+    if found.version_line:
+        at = found.version_line - 1
+        before, _, after = lines[at].rpartition(found.version)
+        lines[at] = before + new + after
+    elif found.path.suffix == ".json":
+        raise FuncFileError(f"{found.path.name}: cannot bump: there is no version")
+    else:
+        lines.insert(0, f"version: {new}\n")
+    # Written beside it and renamed: an interrupted write never leaves half a file.
+    partial = found.path.with_name(found.path.name + ".partial")
+    partial.write_text("".join(lines), encoding="utf-8")
+    partial.replace(found.path)
+    found.version = new
+    return new
