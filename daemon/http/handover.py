@@ -1,0 +1,194 @@
+"""The control plane's connections: Hypercorn's per-connection server on a stream that first gives what was read.
+
+`hypercorn.trio.tcp_server.TCPServer` is not documented API: the version range is pinned and tests/http/test_handover.py
+exercises all that is used of it. It wants a stream with ``receive_some``, ``send_all``, ``send_eof``, ``aclose`` and
+``socket``; `trio.SocketStream` cannot be subclassed.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+
+from daemon.config import Http
+from daemon.errors import BadRequest, StokerError
+from daemon.http.guard import Guard
+from daemon.http.messages import Peer, error_reply
+
+__all__ = ["PEER_KEY", "ControlPlane"]
+
+PEER_KEY = "stoker.peer"
+"""Member of the ASGI scope that holds the `Peer`."""
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class ControlPlane:
+    """Serves an ASGI app on connections that come with some bytes already read."""
+
+    def __init__(self, app: AsgiApp, http: Http, guard: Guard, log: Any) -> None:
+        self._app = app
+        self._http = http
+        self._guard = guard
+        self._state: dict[str, Any] = {}
+        self._contexts: set[WorkerContext] = set()
+        self._draining = False
+        config = HypercornConfig()
+        config.accesslog = None
+        config.logger_class = lambda _: _Log(log)  # type: ignore[assignment, return-value]
+        config.keep_alive_timeout = http.keep_alive_s
+        config.h11_max_incomplete_size = http.request_line_bytes_max + http.header_bytes_max
+        config.include_server_header = False
+        self._config = config
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the app's lifespan open until cancelled, as an ASGI server does."""
+        lifespan = Lifespan(ASGIWrapper(self._app), self._config, self._state)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lifespan.handle_lifespan)
+            await lifespan.wait_for_startup()
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await lifespan.wait_for_shutdown()
+                nursery.cancel_scope.cancel()
+
+    async def serve(self, sock: socket.socket, peer: Peer, received: bytes) -> None:
+        """Serve one connection until it ends; ``received`` was read from it already. Takes over the socket."""
+        stream = _Replay(trio.SocketStream(trio.socket.from_stdlib_socket(sock)), received, self._http.write_s)
+        context = WorkerContext(None)
+        self._contexts.add(context)
+        app = ASGIWrapper(self._wrapped(peer, context))
+        state = ConnectionState(dict(self._state))
+        try:
+            await TCPServer(app, self._config, context, state, cast(Any, stream))
+        finally:
+            self._contexts.discard(context)
+
+    async def drain(self) -> None:
+        """Close idle connections, and the others after their reply."""
+        self._draining = True
+        for context in list(self._contexts):
+            await context.terminated.set()
+
+    def _wrapped(self, peer: Peer, context: WorkerContext) -> AsgiApp:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            async def whole_send(message: Any) -> None:
+                # quart-trio is told of the disconnect while it is still inside the last send, and cancels that; the
+                # connection would then never be closed (hypercorn 0.18, quart-trio 0.12). The deadline is a second
+                # one: a client that does not read is cut by the stream's own.
+                with trio.move_on_after(2 * self._http.write_s, shield=True):
+                    await send(message)
+
+            if self._draining:  # the last request of this connection
+                await context.terminated.set()
+            try:
+                self._check(scope, peer)
+            except StokerError as error:
+                await _refuse(scope, whole_send, error)
+                return
+            await self._app({**scope, PEER_KEY: peer}, receive, whole_send)
+
+        return app
+
+    def _check(self, scope: Scope, peer: Peer) -> None:
+        """Every request on a connection must pass, not only the first.
+
+        Raises:
+          BadRequest, Forbidden: it does not.
+        """
+        if scope["type"] != "http" or scope["http_version"] not in ("1.0", "1.1"):
+            raise BadRequest("only HTTP/1.1 is spoken here")
+        named = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        self._guard.check(
+            host=named.get(b"host"),
+            origin=named.get(b"origin"),
+            fetch_site=named.get(b"sec-fetch-site"),
+            unix=peer.unix,
+        )
+
+
+async def _refuse(scope: Scope, send: Send, error: StokerError) -> None:
+    if scope["type"] != "http":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    reply = error_reply(error)
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in reply.headers]
+    headers += [(b"content-length", str(len(reply.body)).encode()), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+
+
+class _Log:
+    """Hypercorn's logger, writing to ours."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    async def access(self, *_: Any) -> None:
+        """No access log: the front door counts, and the app knows better what to log."""
+
+    async def exception(self, message: str, *args: Any, **_: Any) -> None:
+        self._log.exception("control plane", message=message % args if args else message)
+
+    async def error(self, message: str, *args: Any, **_: Any) -> None:
+        self._log.error("control plane", message=message % args if args else message)
+
+    critical = error
+
+    async def warning(self, message: str, *args: Any, **_: Any) -> None:
+        self._log.warning("control plane", message=message % args if args else message)
+
+    async def info(self, message: str, *args: Any, **_: Any) -> None:
+        self._log.info("control plane", message=message % args if args else message)
+
+    debug = info
+
+
+class _Replay:
+    """A socket stream that first gives bytes that were read before, and cuts a client that does not read."""
+
+    def __init__(self, stream: trio.SocketStream, received: bytes, write_s: float) -> None:
+        self._stream = stream
+        self._received = received
+        self._write_s = write_s
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        return self._stream.socket
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._received:
+            await trio.lowlevel.checkpoint()
+            cut = len(self._received) if max_bytes is None else max_bytes
+            part, self._received = self._received[:cut], self._received[cut:]
+            return part
+        return bytes(await self._stream.receive_some(max_bytes))
+
+    async def send_all(self, data: bytes) -> None:
+        # Hypercorn shields this call, so the limit must be in here.
+        with trio.move_on_after(self._write_s) as limit:
+            await self._stream.send_all(data)
+        if limit.cancelled_caught:
+            await trio.aclose_forcefully(self._stream)
+            raise trio.BrokenResourceError("the client does not read")
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

@@ -1,0 +1,106 @@
+"""The endpoints that run functions: ``/invoke/{id}``, ``/t/{app}{source}`` and OCI's ``.../actions/invoke``.
+
+They know nothing of connections: the front door calls them for the data plane, the control plane for the rare request
+that comes to it on a connection of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from daemon.catalog import Catalog
+from daemon.errors import MethodNotAllowed, NotFound, StokerError
+from daemon.http import gateway
+from daemon.http.messages import Endpoint, Headers, Reply, Request, Route, decoded_path, error_reply
+from daemon.model import Answer, Ids
+
+__all__ = ["Calls", "make_route"]
+
+_oci_invoke = re.compile(r"/(?:20181201|20260325)/functions/([^/]+)/actions/invoke").fullmatch
+
+
+class Calls(Protocol):
+    """What the invoker offers."""
+
+    async def invoke(self, function_id: str, *, call_id: str, headers: Headers, body: bytes) -> Answer:
+        """Run one call. Raises StokerError."""
+        ...
+
+    def invoke_detached(self, function_id: str, *, call_id: str, headers: Headers, body: bytes) -> None:
+        """Admit a call that nobody waits for. Raises StokerError when it is not admitted."""
+        ...
+
+
+def make_route(catalog: Catalog, invoker: Calls, ids: Ids) -> Route:
+    """The router of the data plane: method and raw target to an endpoint, None for the control plane's."""
+
+    def route(method: str, target: bytes) -> Endpoint | None:
+        if target.startswith(b"/invoke/"):
+            path = decoded_path(target)
+            function_id = path[8:]
+            if not function_id or "/" in function_id:
+                return _refusal(NotFound(f"Path not found: {method} {path}"))
+            if method != "POST":
+                return _refusal(MethodNotAllowed(f"Method not allowed: {method} {path}"))
+            return invocation(function_id)
+        if target.startswith(b"/t/"):
+            return trigger(method, decoded_path(target))
+        if target.startswith(b"/20") and (match := _oci_invoke(decoded_path(target))) and method == "POST":
+            return invocation(match[1])
+        return None
+
+    def invocation(function_id: str) -> Endpoint:
+        async def invoke(request: Request) -> Reply:
+            if function_id not in catalog.functions:
+                raise NotFound("Fn not found")
+            call_id = ids.new()
+            headers, body = request.headers, request.body
+            out = gateway.invoke_headers(headers, call_id=call_id, body=body)
+            try:
+                for name, value in headers:
+                    if name == "fn-invoke-type" and value == "detached":
+                        invoker.invoke_detached(function_id, call_id=call_id, headers=out, body=body)
+                        return Reply(202, [("Fn-Call-Id", call_id)])
+                answer = await invoker.invoke(function_id, call_id=call_id, headers=out, body=body)
+                return gateway.invoke_reply(answer, call_id=call_id)
+            except StokerError as error:
+                error.call_id = call_id
+                return error_reply(error)
+
+        return invoke
+
+    def trigger(method: str, path: str) -> Endpoint:
+        app_name, slash, source = path[3:].partition("/")
+        if not app_name:
+            return _refusal(NotFound(f"Path not found: {method} {path}"))
+
+        async def call(request: Request) -> Reply:
+            found = catalog.trigger(app_name, slash + source or "/")
+            if found is None:
+                raise NotFound("Trigger not found" if catalog.app_named(app_name) else "App not found")
+            call_id = ids.new()
+            out = gateway.trigger_headers(
+                request.headers,
+                call_id=call_id,
+                method=request.method,
+                url=f"http://{request.host}{request.target.decode('latin-1')}",
+                body=request.body,
+            )
+            try:
+                answer = await invoker.invoke(found[1].fn_id, call_id=call_id, headers=out, body=request.body)
+                return gateway.trigger_reply(answer, call_id=call_id)
+            except StokerError as error:
+                error.call_id = call_id
+                return error_reply(error)
+
+        return call
+
+    return route
+
+
+def _refusal(error: StokerError) -> Endpoint:
+    async def refuse(request: Request) -> Reply:
+        raise error
+
+    return refuse
