@@ -148,14 +148,13 @@ class Deployer:
                 self._log.error("function cannot run", function=function.id, name=function.name, error=str(exc))
         floors = [f.id for f in self._catalog.functions.values() if f.pcu_count]
         with trio.move_on_after(FLOOR_FILL_S) as scope:
-            while any(self._floor_is_filling(function_id) for function_id in floors):
-                await trio.sleep(0.02)
+            await self._supervisor.until(lambda: not any(map(self._floor_is_filling, floors)))
         if scope.cancelled_caught:
             self._log.error("not every provisioned floor could be filled in time", seconds=FLOOR_FILL_S)
 
     def _floor_is_filling(self, function_id: str) -> bool:
-        pool = self._supervisor.scheduler.pool(function_id)
-        return pool is not None and pool.pcu_state == "filling"
+        pool = self._supervisor.scheduler.pool(function_id, now_s=trio.current_time())
+        return pool is not None and pool.pcu.state == "filling"
 
     async def _restore(self, app: App, function: Function) -> None:
         if not function.live.digest:

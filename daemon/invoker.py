@@ -36,6 +36,7 @@ class Invoker:
         self._nursery: trio.Nursery | None = None
         self._open = 0
         self._detached = 0
+        self._draining = False
         self._quiet = trio.Event()
         self._deadline_second = -1
         self._deadline_texts: dict[int, str] = {}
@@ -51,6 +52,11 @@ class Invoker:
     def open_calls(self) -> int:
         """Calls that were admitted and are not answered yet."""
         return self._open
+
+    def drain(self) -> None:
+        """Admit no new calls."""
+        self._draining = True
+        self._scheduler.drain()
 
     async def quiet(self) -> None:
         """Wait until no call is open (for drain)."""
@@ -100,7 +106,7 @@ class Invoker:
             raise errors.NotFound("Fn not found")
         if self._detached >= DETACHED_MAX:
             raise errors.QueueFull(detail=f"{DETACHED_MAX} of {DETACHED_MAX} detached calls are open", call_id=call_id)
-        if self._scheduler.draining:
+        if self._draining:
             raise errors.Draining(call_id=call_id)
         assert self._nursery is not None, "run() comes first"
         self._detached += 1
@@ -152,6 +158,8 @@ class Invoker:
         ended_s = trio.current_time()
         if todo := scheduler.release(instance_id, now_s=ended_s):
             supervisor.obey(todo)
+        if scheduler.needs_settle:
+            supervisor.settle()
         answer.call_id = call_id
         answer.start_kind = start_kind
         if waited:

@@ -7,14 +7,13 @@ front door; the end runs the other way round, so that nothing outlives what it s
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import random
 import signal
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,22 +27,23 @@ from daemon.catalog import Catalog
 from daemon.config import Config, Limits
 from daemon.core.scheduler import Scheduler
 from daemon.deployer import Deployer
+from daemon.http import fn_api, ops
 from daemon.http.app import make_app
 from daemon.http.frontdoor import FrontDoor
 from daemon.http.invoke import make_route
 from daemon.interpreters import Interpreters
 from daemon.invoker import Invoker
 from daemon.launcher import Launcher
-from daemon.logs import LogBook, setup_logging
+from daemon.logs import LogBook
+from daemon.logsetup import setup_logging
 from daemon.metrics import Metrics
 from daemon.model import Ids
 from daemon.node import Node
 from daemon.registry import Registry
 from daemon.store import records
-from daemon.store.database import Database
+from daemon.store.database import Database, DatabaseError
 from daemon.supervisor import Supervisor
 
-DATA_LOCK = "stokerd.lock"
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 SOCKET_PATH_BYTES_MAX = 107
 """sockaddr_un.sun_path less its NUL (unix(7))."""
@@ -78,10 +78,14 @@ async def serve(config: Config) -> None:
     """
     log = setup_logging(config.logs)
     become_subreaper()
-    with data_directory(config.data), open_listeners(config) as listeners:
-        limits = with_budget(config.limits)
-        async with open_database(config.data / "stoker.db") as database:
-            await _serve(replace(config, limits=limits), listeners, database, log)
+    make_data_directory(config.data)
+    config = replace(config, limits=with_budget(config.limits))
+    with open_listeners(config) as listeners:
+        try:
+            async with Database.open(config.data / "stoker.db") as database:
+                await _serve(config, listeners, database, log)
+        except* DatabaseError as group:
+            raise CannotServe(str(group.exceptions[0])) from None
     log.info("stopped")
 
 
@@ -89,7 +93,9 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
     limits = config.limits
     catalog = Catalog()
     await database.write(records.sweep_building)
-    await database.read(lambda conn: records.fill_catalog(conn, catalog))
+    catalog.load(
+        *await database.read(lambda conn: (records.apps(conn), records.functions(conn), records.triggers(conn)))
+    )
     bundles = BundleStore(config.data / "bundles", config.bundles)
     await trio.to_thread.run_sync(bundles.sweep_partial)
     ids, metrics = Ids(), Metrics()
@@ -112,7 +118,9 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
         front_door = FrontDoor(
             config.http,
             route=make_route(catalog, invoker, ids),
-            control=make_app(registry, node, catalog, invoker, ids, config.http),
+            control=make_app(
+                [(fn_api.ROUTES, registry), (ops.ROUTES, node)], make_route(catalog, invoker, ids), config.http, log=log
+            ),
             client_watch_s=limits.client_watch_s,
             log=log,
         )
@@ -127,12 +135,19 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
             print(f"ready {listeners.url}", flush=True)
             systemd.notify("READY=1", f"STATUS=serving on {listeners.url}")
             log.info("ready", url=listeners.url, version=VERSION, data=str(config.data), pid=os.getpid())
-            await until_drained(node, front_door, scheduler, invoker, drain_s=limits.drain_s, hand_over=listeners.inherited, log=log)
+            await until_drained(
+                node,
+                front_door,
+                invoker,
+                drain_s=limits.drain_s,
+                hand_over=listeners.inherited,
+                log=log,
+            )
             nursery.cancel_scope.cancel(reason="stopped")
 
 
 async def until_drained(
-    node: Node, front_door: FrontDoor, scheduler: Scheduler, invoker: Invoker, *,
+    node: Node, front_door: FrontDoor, invoker: Invoker, *,
     drain_s: float, hand_over: bool, log: Any,
 ) -> None:  # fmt: skip
     """Wait for the first signal, let running calls finish; a second signal does not wait.
@@ -147,7 +162,7 @@ async def until_drained(
         node.draining = True
         front_door.drain(hand_over=hand_over)
         if not hand_over:
-            scheduler.drain()
+            invoker.drain()
         async with trio.open_nursery() as nursery:
 
             async def hurry() -> None:
@@ -158,7 +173,7 @@ async def until_drained(
             nursery.start_soon(hurry)
             with trio.move_on_after(drain_s) as limit:
                 await front_door.drained()
-                scheduler.drain()
+                invoker.drain()
                 await invoker.quiet()
             if limit.cancelled_caught:
                 log.warning("drain took too long: calls are cut", open_calls=invoker.open_calls, seconds=drain_s)
@@ -186,42 +201,17 @@ def with_budget(limits: Limits) -> Limits:
     return replace(limits, memory_mib=max(256, psutil.virtual_memory().total * 3 // 4 // 2**20))
 
 
-@contextmanager
-def data_directory(path: Path) -> Iterator[None]:
-    """Make the data directory and hold its lock: two daemons on one directory would ruin each other's state."""
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(path / DATA_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise CannotServe(f"cannot use data directory {path}: {exc.strerror}; choose another with --data") from exc
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise CannotServe(f"cannot use data directory {path}: another stokerd is using it") from exc
-        yield
-    finally:
-        os.close(fd)
-
-
-@asynccontextmanager
-async def open_database(path: Path) -> AsyncIterator[Database]:
-    """Open and migrate the database.
+def make_data_directory(path: Path) -> None:
+    """Make the data directory; the store's lock then keeps a second daemon out of it.
 
     Raises:
-      CannotServe: corrupt, newer than this version, not readable...
+      CannotServe: it cannot be made or written.
     """
-    from daemon.store.database import DatabaseError
-
     try:
-        database = await Database.open(path)
-    except DatabaseError as exc:
-        raise CannotServe(str(exc)) from exc
-    try:
-        yield database
-    finally:
-        with trio.CancelScope(shield=True):
-            await database.close()
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (path / "run").mkdir(exist_ok=True, mode=0o700)
+    except OSError as exc:
+        raise CannotServe(f"cannot use data directory {path}: {exc.strerror}; choose another with --data") from exc
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from daemon.config import Limits
 from daemon.core import actions
 from daemon.core.scheduler import PoolSpec, Scheduler
 from daemon.errors import StokerError
-from daemon.logs import LogBook, OutputReader
+from daemon.logs import LogBook
 from daemon.model import LaunchPlan
+from daemon.output import OutputReader
 
 IDLE_MEMORY_POLL_S = 1.0
 """How often the memory of an instance that is not in a call is measured."""
@@ -86,7 +87,8 @@ class Supervisor:
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
         self._armed_s = -math.inf
-        self._preparing: dict[str, tuple[trio.Event, list[StokerError]]] = {}
+        self._preparing: dict[str, list[StokerError]] = {}
+        self._changed = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[Supervisor] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Own every instance until cancelled; then none is left."""
@@ -125,6 +127,10 @@ class Supervisor:
         if self.scheduler.next_deadline_s() < self._armed_s:
             self._wake.set()
 
+    def template_gone(self, revision: str) -> None:
+        """The launcher says: this template is gone, as it was told or by itself."""
+        self.obey(self.scheduler.template_gone(revision, now_s=trio.current_time()))
+
     def settle(self) -> None:
         """What `Scheduler.take` left to do (a spare to launch, an earlier deadline)."""
         self.obey(self.scheduler.settle(now_s=trio.current_time()))
@@ -140,18 +146,13 @@ class Supervisor:
         Raises:
           StokerError: the canary did not become ready; nothing of the version is left.
         """
-        wake, failures = self._preparing[plan.revision] = (trio.Event(), [])
+        failures = self._preparing[plan.revision] = []
         self.plans[plan.revision] = plan
         done = False
         try:
             self.obey(self.scheduler.prepare(spec, now_s=trio.current_time()))
             with trio.move_on_after(timeout_s):
-                while not failures:
-                    ready, wanted = self.scheduler.prepared(spec.function_id, spec.revision)
-                    if ready and ready >= wanted:
-                        break
-                    await wake.wait()
-                    wake, failures = self._preparing[plan.revision] = (trio.Event(), failures)
+                await self.until(lambda: bool(failures) or self._is_prepared(spec))
             if failures:
                 raise failures[0]
             if not self.scheduler.prepared(spec.function_id, spec.revision)[0]:
@@ -161,6 +162,17 @@ class Supervisor:
             del self._preparing[plan.revision]
             if not done:
                 self.abandon(spec.function_id, plan.revision)
+
+    def _is_prepared(self, spec: PoolSpec) -> bool:
+        ready, wanted = self.scheduler.prepared(spec.function_id, spec.revision)
+        return ready >= wanted
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until the condition holds; it is looked at whenever an instance becomes ready or ends."""
+        while not condition():
+            if self._changed.is_set():
+                self._changed = trio.Event()
+            await self._changed.wait()
 
     def abandon(self, function_id: str, revision: str) -> None:
         """Give up a prepared version: its instances are killed."""
@@ -259,7 +271,7 @@ class Supervisor:
     async def _until_exit(self, slot: Slot, worker: Any) -> None:
         await worker.channel.ready()
         self.obey(self.scheduler.ready(slot.instance_id, kind=worker.start_kind, now_s=trio.current_time()))
-        self._tell_preparing(slot.plan.revision)
+        self._changed.set()
         status = await worker.exited()
         slot.exit_text = str(status)
         # The caller is woken even if a child of the worker still holds the pipe's other end.
@@ -272,14 +284,9 @@ class Supervisor:
         del self.slots[slot.instance_id]
         slot.gone.set()
         self.obey(self.scheduler.exited(slot.instance_id, now_s=trio.current_time(), error=failure))
-        self._tell_preparing(slot.plan.revision, failure)
-
-    def _tell_preparing(self, revision: str, failure: StokerError | None = None) -> None:
-        if waiting := self._preparing.get(revision):
-            wake, failures = waiting
-            if failure is not None:
-                failures.append(failure)
-            wake.set()
+        if failure is not None and slot.plan.revision in self._preparing:
+            self._preparing[slot.plan.revision].append(failure)
+        self._changed.set()
 
     # -- memory -------------------------------------------------------------------------------------------------
 
@@ -303,9 +310,7 @@ class Supervisor:
         slot.memory_peak_bytes = max(slot.memory_peak_bytes, slot.memory_bytes)
         self.scheduler.used(slot.instance_id, slot.memory_bytes)
         if slot.memory_bytes > slot.plan.memory_mib * 2**20:
-            self.obey(
-                self.scheduler.condemn(slot.instance_id, out_of_memory(slot), now_s=now_s)
-            )
+            self.obey(self.scheduler.condemn(slot.instance_id, out_of_memory(slot), now_s=now_s))
 
 
 def out_of_memory(slot: Slot) -> errors.FunctionOutOfMemory:
