@@ -1,0 +1,363 @@
+"""What functions print and what the platform says about them: one log per function, in bounded, rotated files.
+
+A line is one JSON object: ``at`` (RFC 3339, UTC), ``call_id``, ``instance``, ``stream`` (stdout, stderr, platform) and
+``line``. Lines wait in memory at most `FLUSH_S` and are written by a thread: the event loop never waits for the disk.
+A function that writes more than its rate loses the surplus; how much was lost is a ``platform`` line, and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import trio
+
+from daemon import config
+from daemon.logsetup import setup_logging
+from daemon.output import OutputReader
+
+__all__ = ["FunctionLog", "LogBook", "OutputReader", "Tail", "setup_logging"]
+
+FLUSH_S = 0.1
+"""Longest stay of a line in memory."""
+PENDING_BYTES_MAX = 8 * 2**20
+"""Most output of one function in memory, should the disk be slow; what is over is dropped and counted."""
+RECORD_BYTES = 160
+"""What one line costs beyond its text, on the disk and in the rate: an empty line is not free."""
+FOLLOW_LINES_MAX = 1000
+"""Lines a follower may lag behind; then it loses lines and is told how many."""
+TAIL_LINES_MAX = 10_000
+"""Most old lines that `LogBook.tail` gives."""
+CURRENT = "log.jsonl"
+
+Record = tuple[float, str, str, str, str]
+"""Unix time in seconds, call id, instance, stream, line."""
+
+
+def form(record: Record) -> dict[str, str]:
+    """A record as clients and files see it."""
+    at, call_id, instance, stream, line = record
+    when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"at": when, "call_id": call_id, "instance": instance, "stream": stream, "line": line}
+
+
+class FunctionLog:
+    """The log of one function; made by `LogBook.open`. Its methods are synchronous and touch no file."""
+
+    def __init__(self, directory: Path, limits: config.Logs, book: LogBook) -> None:
+        self.book = book
+        self.limits = limits
+        self.dropped_bytes = 0
+        """Output lost since the start: over the rate, or the disk too slow."""
+        self._files = _Files(directory, limits)
+        self._pending: list[Record] = []
+        self._pending_bytes = 0
+        self._lost_bytes = 0  # since the last platform line that said so
+        self._followers: set[Tail] = set()
+        self._flushing = trio.Lock()
+
+    def write(self, stream: str, line: str, *, call_id: str = "", instance_id: int | str = "") -> None:
+        """Add one line; ``line`` without its line feed."""
+        size = len(line) + RECORD_BYTES
+        if self._pending_bytes + size > PENDING_BYTES_MAX:
+            self.drop(len(line))
+            self._lost_bytes += len(line)
+            return
+        record = (time.time(), call_id, str(instance_id), stream, line)
+        self._pending.append(record)
+        self._pending_bytes += size
+        for follower in self._followers:
+            follower.offer(record)
+        self.book.note(self)
+
+    def platform(self, line: str, *, call_id: str = "", instance_id: int | str = "") -> None:
+        """What Stoker itself has to say about the function."""
+        self.write("platform", line, call_id=call_id, instance_id=instance_id)
+
+    def platform_output(self, data: bytes, *, instance_id: int | str = "") -> None:
+        """Output of a template or of a worker that has no reader yet: lines on stderr, outside of any call."""
+        for line in data.decode("utf-8", "replace").removesuffix("\n").split("\n"):
+            for i in range(0, max(len(line), 1), self.limits.line_bytes_max):
+                self.write("stderr", line[i : i + self.limits.line_bytes_max], instance_id=instance_id)
+
+    def drop(self, size: int) -> None:
+        """Count output that is lost."""
+        self.dropped_bytes += size
+
+    def take_pending(self) -> list[Record]:
+        """The pending lines, which the caller now has to write."""
+        if self._lost_bytes and self._pending_bytes < PENDING_BYTES_MAX // 2:
+            self._pending.append((time.time(), "", "", "platform", _lost(self._lost_bytes)))
+            self._lost_bytes = 0
+        records, self._pending, self._pending_bytes = self._pending, [], 0
+        return records
+
+    async def history(self, last: int, call_id: str | None, follower: Tail | None) -> list[dict[str, str]]:
+        """The last lines, oldest first. ``follower`` gets every line that comes after those, and none twice."""
+        async with self._flushing:
+            records = self.take_pending()
+            lines = await trio.to_thread.run_sync(self._files.append_and_read, records, last, call_id)
+            # No checkpoint from here on: a line is either in the file or offered to the follower.
+            if follower is not None:
+                for record in self._pending:
+                    follower.offer(record)
+                self._followers.add(follower)
+        return lines
+
+    def leave(self, follower: Tail) -> None:
+        """The follower wants no more lines."""
+        self._followers.discard(follower)
+
+    def end(self) -> None:
+        """The function is deleted: followers come to their end."""
+        for follower in self._followers:
+            follower.end()
+        self._followers.clear()
+
+
+def _lost(size: int) -> str:
+    return f"{size} bytes of output were dropped: they came faster than the disk takes them"
+
+
+class LogBook:
+    """All function logs of a node. Use it as ``async with``: that runs the flushing task, and flushes at the end."""
+
+    def __init__(self, root: Path, limits: config.Logs, *, log: Any = None) -> None:
+        self._root = root
+        self._limits = limits
+        self._log = log
+        self._logs: dict[str, FunctionLog] = {}
+        self._dirty: dict[FunctionLog, None] = {}
+        self._wake = trio.Event()
+        self._nursery_manager: Any = None
+        self._dropped_bytes = 0  # of logs that are gone
+        self.flooders = 0
+        """Readers that drop output just now; they share the pace at which they may do so."""
+
+    async def __aenter__(self) -> LogBook:
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)  # once, at the start
+        self._nursery_manager = trio.open_nursery()
+        nursery = await self._nursery_manager.__aenter__()
+        nursery.start_soon(self._run)
+        self._nursery = nursery
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._nursery.cancel_scope.cancel(reason="the log book is closed")
+        try:
+            handled: bool | None = await self._nursery_manager.__aexit__(kind, error, trace)
+        finally:
+            with trio.CancelScope(shield=True):  # the last words of the functions; bounded by PENDING_BYTES_MAX
+                await self._flush_all()
+        return handled
+
+    def open(self, function_id: str) -> FunctionLog:
+        """The log of a function, made at its first use. Touches no file yet."""
+        log = self._logs.get(function_id)
+        if log is None:
+            log = self._logs[function_id] = FunctionLog(self._directory(function_id), self._limits, self)
+        return log
+
+    async def remove(self, function_id: str) -> None:
+        """The function is deleted: end its followers, remove its files."""
+        log = self._logs.pop(function_id, None)
+        if log is not None:
+            self._dropped_bytes += log.dropped_bytes
+            log.end()
+            self._dirty.pop(log, None)
+        directory = self._directory(function_id)
+        await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))
+
+    def tail(self, function_id: str, *, call_id: str | None = None, last: int = 100, follow: bool = False) -> Tail:
+        """The last lines, oldest first, of one call if ``call_id`` is given; then the new ones as they come."""
+        return Tail(self.open(function_id), call_id=call_id, last=min(last, TAIL_LINES_MAX), follow=follow)
+
+    @property
+    def dropped_bytes(self) -> int:
+        """Output of all functions that was lost since the start."""
+        return self._dropped_bytes + sum(log.dropped_bytes for log in self._logs.values())
+
+    def _directory(self, function_id: str) -> Path:
+        if not function_id.isalnum():
+            raise ValueError(f"not a function id: {function_id!r}")
+        return self._root / function_id
+
+    def note(self, log: FunctionLog) -> None:
+        """The log has lines to write."""
+        self._dirty[log] = None
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            await trio.sleep(FLUSH_S / 2)  # let lines gather: one write for all of them
+            self._wake = trio.Event()
+            await self._flush_all()
+
+    async def _flush_all(self) -> None:
+        dirty, self._dirty = list(self._dirty), {}
+        work, locked = [], []
+        try:
+            for log in dirty:
+                try:
+                    log._flushing.acquire_nowait()
+                except trio.WouldBlock:  # it is being read or flushed: next time
+                    self.note(log)
+                    continue
+                locked.append(log)
+                if records := log.take_pending():
+                    work.append((log, records))
+            if work:
+                await trio.to_thread.run_sync(self._append_all, work)
+        finally:
+            for log in locked:
+                log._flushing.release()
+
+    def _append_all(self, work: list[tuple[FunctionLog, list[Record]]]) -> None:
+        for log, records in work:
+            try:
+                log._files.append(records)
+            except OSError as exc:  # the disk is full: functions go on, their lines are lost
+                log.drop(sum(len(record[-1]) for record in records))
+                if self._log is not None:
+                    self._log.error("cannot write function log", error=str(exc))
+
+
+class Tail:
+    """Lines of a log as an asynchronous iterator of maps. Close it with `aclose` (or ``contextlib.aclosing``)."""
+
+    def __init__(self, log: FunctionLog, *, call_id: str | None, last: int, follow: bool) -> None:
+        self._log = log
+        self._call_id = call_id
+        self._last = last
+        self._follow = follow
+        self._lines: deque[dict[str, str]] | None = None  # None: nothing read yet
+        self._new: deque[Record] = deque()
+        self._woken = trio.Event()
+        self._missed = 0
+        self._ended = False
+
+    def offer(self, record: Record) -> None:
+        """A new line; it is dropped and counted if this reader is too far behind."""
+        if self._call_id is not None and record[1] != self._call_id:
+            return
+        if len(self._new) >= FOLLOW_LINES_MAX:
+            self._missed += 1
+            return
+        self._new.append(record)
+        self._woken.set()
+
+    def end(self) -> None:
+        """No more lines will come."""
+        self._ended = True
+        self._woken.set()
+
+    def __aiter__(self) -> Tail:
+        return self
+
+    async def __anext__(self) -> dict[str, str]:
+        if self._lines is None:
+            follower = self if self._follow else None
+            self._lines = deque(await self._log.history(self._last, self._call_id, follower))
+        if self._lines:
+            return self._lines.popleft()
+        while self._follow:
+            if self._new:
+                return form(self._new.popleft())
+            if self._missed:
+                missed, self._missed = self._missed, 0
+                return form((time.time(), "", "", "platform", f"{missed} lines were left out: the reader is too slow"))
+            if self._ended:
+                break
+            self._woken = trio.Event()
+            await self._woken.wait()
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Stop following. Idempotent, no checkpoint."""
+        self._ended = True
+        self._log.leave(self)
+
+
+class _Files:
+    """The files of one function: ``log.jsonl``, the older ``log.jsonl.1``... Called by threads, one at a time."""
+
+    def __init__(self, directory: Path, limits: config.Logs) -> None:
+        self._directory = directory
+        self._path = directory / CURRENT
+        self._bytes_max = limits.file_bytes_max
+        self._files_max = limits.files_max
+        self._checked = False
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Add the records, rotating as often as needed: no file is ever above its limit by more than one line."""
+        lines = [json.dumps(form(record), ensure_ascii=False).encode("utf-8", "replace") + b"\n" for record in records]
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        while lines:
+            fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                size = os.fstat(fd).st_size
+                if not self._checked and size and os.pread(fd, 1, size - 1) != b"\n":
+                    lines.insert(0, b"\n")  # a crash cut the last line: it must not swallow the next one
+                self._checked = True
+                count = 0
+                while count < len(lines) and (size == 0 or size + len(lines[count]) <= self._bytes_max):
+                    size += len(lines[count])
+                    count += 1
+                _write_all(fd, b"".join(lines[:count]))
+            finally:
+                os.close(fd)
+            del lines[:count]
+            if lines:
+                self._rotate()
+
+    def _rotate(self) -> None:
+        for i in range(self._files_max - 1, 0, -1):
+            newer = self._path if i == 1 else self._older(i - 1)
+            with suppress(FileNotFoundError):
+                os.replace(newer, self._older(i))
+        if self._files_max == 1:
+            self._path.unlink(missing_ok=True)
+
+    def _older(self, i: int) -> Path:
+        return self._directory / f"{CURRENT}.{i}"
+
+    def append_and_read(self, records: list[Record], last: int, call_id: str | None) -> list[dict[str, str]]:
+        """Add the records, then the last lines of all, oldest first."""
+        if records:
+            self.append(records)
+        found: deque[dict[str, str]] = deque()
+        for line in self._newest_first():
+            if len(found) >= last:
+                break
+            if call_id is not None and call_id.encode() not in line:  # cheap, before the JSON
+                continue
+            with suppress(ValueError):  # a line that a crash cut in two
+                value = json.loads(line)
+                if call_id is None or value["call_id"] == call_id:
+                    found.appendleft(value)
+        return list(found)
+
+    def _newest_first(self) -> Iterator[bytes]:
+        for path in [self._path, *(self._older(i) for i in range(1, self._files_max))]:
+            with suppress(FileNotFoundError):
+                yield from reversed(path.read_bytes().splitlines())
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
