@@ -78,7 +78,7 @@ class Deployer:
                     plan, self._spec(plan, new), timeout_s=self._limits.start_s + FLOOR_FILL_S
                 )
             except errors.StokerError as exc:
-                await self._fail(new, exc)
+                raise await self._failure(new, exc) from exc
             except BaseException:  # the client left or the daemon stops: the row must not stay `building`
                 with trio.move_on_after(STORE_S, shield=True):
                     await self._record_failure(new, "the deploy was interrupted")
@@ -115,11 +115,11 @@ class Deployer:
         ready = replace(new, live=replace(new.live, state="ready"))
         return await self._database.write(lambda conn: records.save_function(conn, ready), apply=apply)
 
-    async def _fail(self, new: Function, exc: errors.StokerError) -> None:
+    async def _failure(self, new: Function, exc: errors.StokerError) -> errors.DeployFailed:
         await self._record_failure(new, str(exc))
-        raise errors.DeployFailed(
+        return errors.DeployFailed(
             f"cannot deploy {new.name} version {new.live.number}: {exc.message}", detail=exc.detail
-        ) from exc
+        )
 
     async def _record_failure(self, new: Function, text: str) -> None:
         await self._database.write(lambda conn: records.fail_version(conn, new.id, new.live.number, text))
@@ -207,7 +207,7 @@ class Deployer:
 
 
 def environment_of(app: App, function: Function, version: Version) -> Mapping[str, str]:
-    """A worker's whole environment: configuration (the function's wins) and FN_* (which configuration cannot change)."""
+    """A worker's whole environment: configuration (the function's wins) and FN_*, which it cannot change."""
     return {
         "PATH": SAFE_PATH,
         "HOME": "/tmp",

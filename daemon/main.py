@@ -48,9 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         trio.run(serve, config)
-    except* CannotServe as group:
-        for exc in group.exceptions:
-            print(f"stokerd: {exc}", file=sys.stderr)
+    except CannotServe as exc:
+        print(f"stokerd: {exc}", file=sys.stderr)
         return EXIT_FAILED
     return 0
 
@@ -68,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file (YAML)")
     parser.add_argument("--check-config", action="store_true", help="check the configuration and exit")
     parser.add_argument(
-        "--insecure", action="store_true", help="listen on any address, without authentication: only on a trusted network"
+        "--insecure",
+        action="store_true",
+        help="listen on any address, without authentication: only on a trusted network",
     )
     parser.add_argument("--version", action="version", version=f"stokerd {VERSION}")
     return parser

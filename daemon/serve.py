@@ -84,8 +84,8 @@ async def serve(config: Config) -> None:
         try:
             async with Database.open(config.data / "stoker.db") as database:
                 await _serve(config, listeners, database, log)
-        except* DatabaseError as group:
-            raise CannotServe(str(group.exceptions[0])) from None
+        except DatabaseError as exc:
+            raise CannotServe(str(exc)) from exc
     log.info("stopped")
 
 

@@ -70,7 +70,7 @@ async def _call_request(target: bytes, http: Http) -> Request:
         headers=headers,
         body=body,
         host=request.headers.get("Host", ""),
-        peer=request.scope[PEER_KEY],
+        peer=_peer(),
     )
 
 
@@ -87,8 +87,13 @@ async def _api_request(router: Router, http: Http) -> ApiRequest:
         body=b"" if streams else await _body(API_BODY_BYTES_MAX, http),
         chunks=_chunks(http) if streams else None,
         base_url=http.public_url.rstrip("/") or f"{request.scheme}://{request.headers.get('Host', 'localhost')}",
-        peer=request.scope[PEER_KEY],
+        peer=_peer(),
     )
+
+
+def _peer() -> Any:
+    scope: Any = request.scope  # the member is ours, not ASGI's
+    return scope[PEER_KEY]
 
 
 async def _chunks(http: Http) -> AsyncIterator[bytes]:
