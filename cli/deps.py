@@ -56,8 +56,8 @@ _HINTS: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (
         (
-            "no solution found", "no matching distribution", "not found in the package registry", "resolutionimpossible",
-            "could not find a version",
+            "no solution found", "no matching distribution", "not found in the package registry",
+            "resolutionimpossible", "could not find a version",
         ),
         "check names and versions in requirements.txt, and whether they exist for the runtime of func.yaml",
     ),

@@ -1,7 +1,8 @@
 """Which files of a function's directory stay out of its bundle: built-in names and the patterns of ``.fnignore``.
 
 Patterns are those of ``.gitignore``: ``#`` comments, ``!`` takes back, a leading or inner ``/`` ties to the top, a
-trailing ``/`` means directories only, ``*`` and ``?`` stop at ``/``, ``**`` does not. The last pattern that matches decides.
+trailing ``/`` means directories only, ``*`` and ``?`` stop at ``/``, ``**`` does not. The last match
+decides.
 """
 
 from __future__ import annotations

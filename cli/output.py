@@ -33,7 +33,8 @@ def structured(data: Any, form: str) -> None:
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "") -> None:
     """Print rows under bold upper-case column names, two blanks between columns.
 
-    No rows: ``empty`` goes to standard error instead. Numbers are right-aligned. Nothing is cut: a name that was printed can be copied.
+    No rows: ``empty`` goes to standard error instead. Numbers are right-aligned. Nothing is cut: a name that was
+    printed can be copied.
     """
     rows = list(rows)
     cells = [[_cell(value) for value in row] for row in rows]
