@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ RECORDED_HOST = "127.0.0.1:18091"
 _MARKER = re.compile(rb"^--- conn (\d+) (REQUEST|RESPONSE) \(\d+ bytes\)$")
 _ID = re.compile(r"(?<![0-9A-Z])[0-9A-HJKMNP-TV-Z]{26}(?![0-9A-Z])")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}(Z|[+-]\d\d:\d\d)")
+FRAMING = {"date", "connection", "content-length", "content-type", "transfer-encoding"}
+"""Headers that say nothing about the answer, or that are compared by themselves."""
 _TIMES = ("created_at", "updated_at")
 
 
@@ -60,6 +62,8 @@ class Answer:
     status: int
     content_type: str | None
     body: bytes
+    headers: Mapping[str, str] | None = None
+    """All headers with lower-case names, to have their names (and Location) compared; None: they are not."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,12 @@ async def replay(
         if skip(exchange):
             session.skipped += 1
             continue
-        expected = Answer(exchange.status, header(exchange.reply_headers, "content-type"), exchange.reply_body)
+        expected = Answer(
+            exchange.status,
+            header(exchange.reply_headers, "content-type"),
+            exchange.reply_body,
+            {name.lower(): value for name, value in exchange.reply_headers},
+        )
         for rule in session.rules:
             expected = rule(exchange, expected)
         headers = [(n, v) for n, v in exchange.headers if n.lower() not in ("host", "content-length", "connection")]
@@ -136,6 +145,8 @@ def compare(exchange: Exchange, expected: Answer, got: Answer, session: Session)
         found.append(Mismatch(exchange, "status", expected.status, f"{got.status} {got.body[:300]!r}"))
     if got.content_type != expected.content_type:
         found.append(Mismatch(exchange, "content type", expected.content_type, got.content_type))
+    if (headers := _headers(expected)) != _headers(got) and None not in (expected.headers, got.headers):
+        found.append(Mismatch(exchange, "headers", headers, _headers(got)))
     want, have = _json(expected.body), _json(got.body)
     if want is None or have is None:
         if expected.body.strip() != got.body.strip():
@@ -154,6 +165,12 @@ def compare(exchange: Exchange, expected: Answer, got: Answer, session: Session)
 def header(headers: list[tuple[str, str]], name: str) -> str | None:
     """The first value of a header."""
     return next((value for n, value in headers if n.lower() == name), None)
+
+
+def _headers(answer: Answer) -> dict[str, str]:
+    """Names of the headers; the value only of Location."""
+    names = (answer.headers or {}).keys() - FRAMING
+    return {name: (answer.headers or {})[name] if name == "location" else "" for name in sorted(names)}
 
 
 def _json(body: bytes) -> Any:
