@@ -1,0 +1,380 @@
+"""Starts workers: forks them from a template of their revision where that is safe, else as processes of their own.
+
+daemon -> spawner -> template of a revision -> instances. Start kinds:
+
+* ``fork``: the template was there.
+* ``boot``: the template had to be started first.
+* ``exec``: a process of its own that imports the function by itself, because the module cannot be forked safely or
+  because the version asks for it (``stoker.dev/start: exec`` and ``boot`` are the same here).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgpack
+import trio
+
+import fdk
+import runtime
+from daemon import sandbox, tmpdirs
+from daemon.channel import Channel
+from daemon.config import Limits
+from daemon.errors import InitFailed, InternalError
+from daemon.memory import Gauge
+from daemon.model import LaunchPlan
+from daemon.parents import Child, ExitStatus, Parent, ParentGone, Refused
+from daemon.templates import Template, TemplateInfo
+from runtime import control, linux, spawner
+from runtime.job import Job
+
+__all__ = ["ExitStatus", "Launcher", "TemplateInfo", "Worker"]
+
+SPAWNER_START_S = 10.0
+"""How long the spawner may take to say that it is there."""
+SPAWNER_PAUSE_S = 0.2
+"""Pause before a spawner that ended is replaced."""
+ORPHANS_S = 1.0
+"""How long what a killed spawner left behind may take to disappear."""
+UNFORKABLE_MAX = 1024
+"""Revisions remembered as not forkable; the oldest is forgotten, and found out again when it is used."""
+
+
+class Worker:
+    """One running instance, as `Launcher.launch` gives it."""
+
+    def __init__(
+        self, child: Child, *, start_kind: str, channel: Channel, stdout_fd: int, stderr_fd: int, gauge: Gauge
+    ) -> None:
+        self._child = child
+        self.pid = child.pid
+        self.start_kind = start_kind
+        """``fork``, ``boot`` or ``exec``."""
+        self.channel = channel
+        self.stdout_fd = stdout_fd
+        """The daemon's end of the worker's stdout, non-blocking; the caller closes it. Likewise ``stderr_fd``."""
+        self.stderr_fd = stderr_fd
+        self.gauge = gauge
+
+    async def exited(self) -> ExitStatus:
+        """Wait until the process is gone, and say how it ended."""
+        return await self._child.exited()
+
+    def kill(self) -> None:
+        """SIGKILL the process and everything beneath it, whatever that did to hide. Returns at once; idempotent.
+
+        It is stopped first, so that it makes no more children and stays the one its orphans come to; what escapes all
+        the same, its template kills.
+        """
+        fd = self._child.pidfd
+        if fd < 0:
+            return
+        try:
+            signal.pidfd_send_signal(fd, signal.SIGSTOP)
+            linux.kill_descendants(self.pid)  # the number is its own: it cannot be reaped before its parent knows
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+class Launcher:
+    """Owns the spawner and the templates. `run` must be running for `launch` to work."""
+
+    def __init__(self, limits: Limits, *, run_dir: Path, log: Any) -> None:
+        """``run_dir``: for temporary directories of workers and compiled modules; made if absent."""
+        self._limits = limits
+        self._run_dir = run_dir
+        self._log = log
+        self._ids = itertools.count(1)
+        self._nursery: trio.Nursery | None = None
+        self._spawner: Parent | None = None
+        self._spawner_up = trio.Event()
+        self.on_template_gone: Callable[[str], None] = lambda revision: None
+        """Called with the revision of a template that is reaped, whether it was told to go or died."""
+        self._templates: dict[str, Template] = {}
+        self._unforkable: dict[str, TemplateInfo] = {}
+        self._roots = sorted({_root_of(module) for module in (runtime, fdk, msgpack)})
+
+    # -- the spawner --------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[Launcher] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Keep a spawner running until cancelled; then nothing that it started is left.
+
+        Raises:
+          InternalError: the first spawner did not start: the installation is broken.
+        """
+        tmpdirs.prepare(self._run_dir)
+        failure = ""
+        async with trio.open_nursery() as self._nursery:
+            for number in itertools.count():
+                up = trio.Event()
+                process, parent = self._start_spawner()
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._serve_spawner, parent, up, nursery.cancel_scope)
+                        with trio.move_on_after(SPAWNER_START_S):
+                            await up.wait()
+                        if not up.is_set():
+                            nursery.cancel_scope.cancel()
+                        elif number == 0:
+                            task_status.started(self)
+                finally:
+                    await self._end_spawner(process, parent)
+                failure = f"{parent.gone}, {_status_of(process)}"
+                if number == 0 and not up.is_set():
+                    break
+                self._log.error("spawner ended", why=failure)
+                await trio.sleep(SPAWNER_PAUSE_S)
+        raise InternalError(detail=f"the spawner did not start: {failure}")
+
+    async def _serve_spawner(self, parent: Parent, up: trio.Event, scope: trio.CancelScope) -> None:
+        def on_message(message: dict[str, Any]) -> None:  # only "ready" can come
+            self._spawner = parent
+            self._spawner_up.set()
+            up.set()
+
+        await parent.serve(on_message)
+        scope.cancel()
+
+    def _start_spawner(self) -> tuple[subprocess.Popen[bytes], Parent]:
+        # In the main thread, not through trio's: the parent-death signal follows the *thread* that started it.
+        ours, theirs = control.pair()
+        interpreter = getattr(sys, "_base_executable", None) or sys.executable  # not the virtual environment's
+        argument = f"{theirs.fileno()}:{os.getpid()}"
+        with theirs:
+            process = subprocess.Popen(
+                spawner.command(interpreter, "main", argument, self._roots),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                close_fds=True,
+                pass_fds=(theirs.fileno(),),
+                env={},
+                cwd="/",
+            )
+        parent = Parent(ours, control.FROM_SPAWNER)
+        parent.pid = process.pid
+        return process, parent
+
+    async def _end_spawner(self, process: subprocess.Popen[bytes], parent: Parent) -> None:
+        """The spawner is going, by our will or not: nothing of it is left when this returns."""
+        if self._spawner is not None:  # else there are those who wait for the present event
+            self._spawner, self._spawner_up = None, trio.Event()
+        parent.close()  # it now kills everything beneath it, then ends
+        for template in list(self._templates.values()):
+            template.condemn("the spawner ended")
+        self._templates.clear()
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            with trio.CancelScope(shield=True):
+                with trio.move_on_after(self._limits.kill_s) as scope:
+                    await trio.lowlevel.wait_readable(pidfd)
+                if scope.cancelled_caught:
+                    self._log.error("spawner does not end", pid=process.pid)
+                    linux.kill_descendants(process.pid)
+                    process.kill()
+                    await trio.lowlevel.wait_readable(pidfd)
+                process.poll()
+                await self._sweep_orphans()
+        finally:
+            os.close(pidfd)
+
+    async def _sweep_orphans(self) -> None:
+        """Kill what a spawner that was itself killed left to us, its reaper.
+
+        Everything beneath the spawner is in a session other than ours and cannot come back to ours; the daemon's own
+        programs are in ours.
+        """
+        me, session = os.getpid(), os.getsid(0)
+        with trio.move_on_after(ORPHANS_S):
+            while orphans := [pid for pid in linux.children(me) if linux.session_of(pid) not in (0, session)]:
+                linux.kill_descendants(me, spare=frozenset(linux.children(me)) - frozenset(orphans))
+                linux.reap(orphans)
+                await trio.sleep(0.002)
+
+    # -- instances ----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def launch(
+        self, plan: LaunchPlan, *, instance_id: int, on_boot_output: Callable[[bytes], None]
+    ) -> AsyncIterator[Worker]:
+        """A new instance of the plan's revision, for as long as the block lasts; then it and its children are gone.
+
+        Launches of one revision that come together share one template. ``on_boot_output`` gets what the import writes.
+        Nothing limits the time in here: cancel it.
+
+        Raises:
+          InitFailed: the function cannot be imported, or not be forked though the plan says so; with the traceback.
+        """
+        tmp = tmpdirs.make(self._run_dir, f"i{instance_id}")
+        try:
+            worker, child = await self._start(plan, tmp, on_boot_output)
+            try:
+                yield worker
+            finally:
+                await self._finish(worker, child)
+        finally:
+            with trio.CancelScope(shield=True):
+                await tmpdirs.remove(tmp)
+
+    async def _start(self, plan: LaunchPlan, tmp: str, on_boot_output: Callable[[bytes], None]) -> tuple[Worker, Child]:
+        for attempt in (1, 2):
+            try:
+                if plan.start not in ("boot", "exec") and plan.revision not in self._unforkable:
+                    template, kind = await self._template(plan, on_boot_output)
+                    if template is not None:
+                        return await self._start_in(template.parent, plan, kind, {"type": "fork", "tmp": tmp}, ())
+                if plan.start == "fork":
+                    reason = self._unforkable[plan.revision].reason
+                    raise InitFailed(detail=f"cannot be forked as its start mode demands: {reason}")
+                with memfd(self._job(plan, tmp)) as job_fd:
+                    parent = await self._the_spawner()
+                    return await self._start_in(parent, plan, "exec", {"type": "instance"}, (job_fd,))
+            except ParentGone as exc:
+                # POLICY: a template or spawner that died between two launches is replaced once per launch.
+                if attempt == 2:
+                    raise InitFailed(detail=f"the worker could not be started: {exc}") from exc
+        raise AssertionError("unreachable")
+
+    async def _start_in(
+        self, parent: Parent, plan: LaunchPlan, kind: str, message: dict[str, Any], first: tuple[int, ...]
+    ) -> tuple[Worker, Child]:
+        pipes: list[int] = []
+        try:
+            for _ in range(4):
+                pipes += os.pipe2(os.O_CLOEXEC)
+            calls_r, calls_w, answers_r, answers_w, stdout_r, stdout_w, stderr_r, stderr_w = pipes
+            theirs, ours = (calls_r, answers_w, stdout_w, stderr_w), (calls_w, answers_r, stdout_r, stderr_r)
+            for fd in ours:
+                os.set_blocking(fd, False)
+            child = await parent.start(next(self._ids), message, (*first, *theirs))
+            pipes = list(theirs)
+        except Refused as exc:
+            raise InitFailed(detail=str(exc)) from exc
+        finally:
+            for fd in pipes:
+                os.close(fd)
+        gauge = Gauge(child.pid, forked=kind != "exec", limit_bytes=plan.memory_mib * 2**20)
+        channel = Channel(calls_w, answers_r, self._limits)
+        worker = Worker(child, start_kind=kind, channel=channel, stdout_fd=stdout_r, stderr_fd=stderr_r, gauge=gauge)
+        return worker, child
+
+    async def _finish(self, worker: Worker, child: Child) -> None:
+        """Kill the tree, wait until it is gone and reaped, and let go of it."""
+        worker.kill()
+        worker.channel.close()
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(self._limits.kill_s) as scope:
+                await child.exited()
+            if scope.cancelled_caught:
+                self._log.error("instance does not end", pid=worker.pid, waited_s=self._limits.kill_s)
+        worker.gauge.close()
+        child.close()
+
+    def _job(self, plan: LaunchPlan, tmp: str) -> Job:
+        confinement = sandbox.confinement(plan, self._limits)
+        interpreter = plan.interpreter
+        if interpreter and os.path.realpath(interpreter) == os.path.realpath(sys.executable):
+            interpreter = ""
+        return Job(
+            roots=self._roots,
+            interpreter=interpreter,
+            directory=os.path.join(plan.bundle_dir, "function"),
+            packages=os.path.join(plan.bundle_dir, "python"),
+            handler_file=plan.handler_file,
+            handler_name=plan.handler_name,
+            environment=dict(plan.environment),
+            tmp=tmp,
+            pycache=tmpdirs.pycache(self._run_dir, plan.bundle_dir),
+            no_new_privs=confinement.no_new_privs,
+            limits=confinement.limits,
+            instance_limits=confinement.instance_limits,
+            response_bytes_max=self._limits.response_bytes_max,
+        )
+
+    # -- templates ----------------------------------------------------------------------------------------------
+
+    async def _template(self, plan: LaunchPlan, on_boot_output: Callable[[bytes], None]) -> tuple[Template | None, str]:
+        """The template of the plan's revision and the start kind; None when it may not be forked.
+
+        Raises:
+          InitFailed, ParentGone
+        """
+        template = self._templates.get(plan.revision)
+        if template is not None and template.ready.is_set():
+            return template, "fork"
+        if template is None:
+            parent = await self._the_spawner()
+            assert self._nursery is not None
+            if (template := self._templates.get(plan.revision)) is None:  # none was made meanwhile
+                template = Template(plan, next(self._ids), on_boot_output, self._limits, self._log)
+                self._templates[plan.revision] = template
+                self._nursery.start_soon(self._live, template, parent)
+        await template.wait_ready()
+        if template.reason:
+            return None, "exec"
+        return template, "boot"
+
+    async def _live(self, template: Template, parent: Parent) -> None:
+        """One template, from boot to reaped."""
+        tmp = tmpdirs.make(self._run_dir, f"t{template.child_id}")
+        try:
+            with memfd(self._job(template.plan, tmp)) as job_fd:
+                await template.live(parent, job_fd)
+        finally:
+            revision = template.plan.revision
+            if self._templates.get(revision) is template:
+                del self._templates[revision]
+            if template.reason:
+                self._unforkable[revision] = template.info()
+                if len(self._unforkable) > UNFORKABLE_MAX:
+                    del self._unforkable[next(iter(self._unforkable))]
+            template.settle()
+            if not template.reason:
+                self.on_template_gone(revision)
+            with trio.CancelScope(shield=True):
+                await tmpdirs.remove(tmp)
+
+    def stop_template(self, revision: str) -> None:
+        """Let the revision's template go, at once or, if it still has instances, with the last of them."""
+        self._unforkable.pop(revision, None)
+        if (template := self._templates.pop(revision, None)) is not None:
+            template.retire()
+
+    def templates(self) -> list[TemplateInfo]:
+        """The templates, and what is known of revisions that have none because they cannot be forked."""
+        return [template.info() for template in self._templates.values()] + list(self._unforkable.values())
+
+    async def _the_spawner(self) -> Parent:
+        """The spawner, as soon as there is one; bounded by whoever launches."""
+        while self._spawner is None:
+            await self._spawner_up.wait()
+        return self._spawner
+
+
+@contextmanager
+def memfd(job: Job) -> Iterator[int]:
+    """A descriptor of the job, for as long as the block lasts."""
+    fd = job.to_memfd()
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _root_of(module: Any) -> str:
+    return os.path.dirname(os.path.dirname(os.path.abspath(str(module.__file__))))
+
+
+def _status_of(process: subprocess.Popen[bytes]) -> ExitStatus:
+    code = process.poll()
+    if code is None:
+        return ExitStatus()
+    return ExitStatus(code=code) if code >= 0 else ExitStatus(signal=-code)

@@ -1,0 +1,118 @@
+"""Messages between the daemon, the spawner and the templates, over SOCK_SEQPACKET sockets that also carry descriptors.
+
+A message is one msgpack map with a ``type``, at most `MESSAGE_BYTES_MAX` long, and descriptors beside it. A template
+runs its author's code, so the daemon trusts nothing that comes from one: a message that is unknown, malformed or
+brings descriptors that it should not is a `ControlError`, and whoever sent it is condemned.
+
+=========  =========  ====================================================================================
+type       direction  members; descriptors
+=========  =========  ====================================================================================
+template   to worker  ``id``; job, control socket, log
+instance   to worker  ``id``; job, calls, answers, stdout, stderr (to the spawner: a process that imports by itself)
+fork       to worker  ``id``, ``tmp``; calls, answers, stdout, stderr (to a template)
+started    to daemon  ``id``, ``pid``; pidfd
+refused    to daemon  ``id``, ``message``: nothing was started
+exited     to daemon  ``id``, ``code``, ``signal`` (-1: not by that way)
+ready      to daemon  ``forkable`` bool, ``reason``: a template has imported the function; the spawner is there
+failed     to daemon  ``traceback``: a template could not import it
+=========  =========  ====================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import msgpack
+
+MESSAGE_BYTES_MAX = 64 * 2**10
+"""Longest message. The biggest one is a traceback, which is cut to `TEXT_CHARS_MAX`."""
+TEXT_CHARS_MAX = 12_000
+"""Longest reason or traceback; at most 4 bytes a character, so it always fits."""
+DESCRIPTORS_MAX = 5
+
+_INT, _TEXT, _BOOL = int, str, bool
+_MEMBERS: dict[str, tuple[dict[str, type], int]] = {
+    "template": ({"id": _INT}, 3),
+    "instance": ({"id": _INT}, 5),
+    "fork": ({"id": _INT, "tmp": _TEXT}, 4),
+    "started": ({"id": _INT, "pid": _INT}, 1),
+    "refused": ({"id": _INT, "message": _TEXT}, 0),
+    "exited": ({"id": _INT, "code": _INT, "signal": _INT}, 0),
+    "ready": ({"forkable": _BOOL, "reason": _TEXT}, 0),
+    "failed": ({"traceback": _TEXT}, 0),
+}
+TO_SPAWNER = frozenset({"template", "instance"})
+TO_TEMPLATE = frozenset({"fork"})
+FROM_SPAWNER = frozenset({"started", "refused", "exited", "ready"})
+FROM_TEMPLATE = frozenset({"started", "refused", "exited", "ready", "failed"})
+
+
+class ControlError(Exception):
+    """The other side sent something that is not a legal control message."""
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected control sockets, neither inherited by a new program."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def clip(text: str) -> str:
+    """``text`` short enough for a message: its end, where a traceback says what happened; always encodable."""
+    if len(text) > TEXT_CHARS_MAX:
+        text = "...\n" + text[-TEXT_CHARS_MAX + 4 :]
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def send(sock: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+    """Send one message and copies of ``fds``.
+
+    Raises:
+      OSError: the other side is gone, or (non-blocking socket) its queue is full.
+    """
+    payload: bytes = msgpack.packb(message, use_bin_type=True)
+    if fds:
+        socket.send_fds(sock, [payload], list(fds), socket.MSG_NOSIGNAL)
+    else:
+        sock.send(payload, socket.MSG_NOSIGNAL)
+
+
+def receive(sock: socket.socket, allowed: frozenset[str]) -> tuple[dict[str, Any], list[int]] | None:
+    """One message and its descriptors, which the caller now owns; None when the other side is gone.
+
+    Raises:
+      ControlError: not a legal message of an ``allowed`` type; descriptors that came with it are closed.
+      OSError: as `socket.recvmsg` does, BlockingIOError among them.
+    """
+    payload, fds, flags, _ = socket.recv_fds(sock, MESSAGE_BYTES_MAX, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
+    if not payload and not fds:
+        return None
+    try:
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise ControlError("message too long or too many descriptors")
+        return _checked(payload, len(fds), allowed), fds
+    except ControlError:
+        for fd in fds:
+            os.close(fd)
+        raise
+
+
+def _checked(payload: bytes, descriptors: int, allowed: frozenset[str]) -> dict[str, Any]:
+    try:
+        message: Any = msgpack.unpackb(payload, raw=False, strict_map_key=True, ext_hook=_refuse)
+    except Exception as exc:  # msgpack raises a dozen kinds, RecursionError and UnicodeError among them
+        raise ControlError(f"not msgpack: {type(exc).__name__}") from exc
+    kind = message.get("type") if isinstance(message, dict) else None
+    if not isinstance(message, dict) or not isinstance(kind, str) or kind not in allowed:
+        raise ControlError(f"message type {kind!r:.80} is not one of {', '.join(sorted(allowed))}")
+    members, wanted = _MEMBERS[kind]
+    if len(message) != len(members) + 1 or any(type(message.get(k)) is not t for k, t in members.items()):
+        raise ControlError(f"{kind} message with wrong members")
+    if descriptors != wanted:
+        raise ControlError(f"{kind} message with {descriptors} descriptors, not {wanted}")
+    return message
+
+
+def _refuse(code: int, data: bytes) -> Any:
+    raise ControlError(f"msgpack extension type {code} is not allowed")

@@ -1,0 +1,123 @@
+"""Finds and imports the function's module, as it would be found on Fn, with nothing of ours in its way.
+
+The search path is the bundle's ``function/``, its ``python/``, then the standard library: no site-packages of the
+daemon. A bundle may hold a ``runtime.py`` or a msgpack of its own; ours are forgotten by the time its code runs. Our
+``fdk`` stays: whatever a bundle ships under that name, the worker's is used.
+"""
+
+from __future__ import annotations
+
+import _sitebuiltins
+import builtins
+import importlib.util
+import os
+import sys
+import traceback
+from types import CoroutineType, ModuleType, TracebackType
+
+from runtime.job import Job
+
+TYPE_CHECKING = False  # the real one costs an import of typing in every worker
+if TYPE_CHECKING:
+    from typing import TextIO
+
+HIDDEN = ("runtime", "msgpack")
+"""Packages that a function must not find in ``sys.modules``."""
+THREAD_POOLS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""Set to 1 unless the configuration says otherwise: a pool of threads made at import forbids forking, and a function
+has a share of the machine, not all of it."""
+
+
+class LoadError(Exception):
+    """The function cannot be imported; the text is its traceback."""
+
+
+def set_environment(job: Job) -> None:
+    """The function's environment and nothing else."""
+    os.environ.clear()
+    os.environ.update(job.environment)
+    for name in THREAD_POOLS:
+        os.environ.setdefault(name, "1")
+    os.environ["TMPDIR"] = job.tmp
+
+
+def set_stdio() -> None:
+    """New streams for what 1 and 2 are now; lines leave when they are complete, terminal or not."""
+    sys.stdout = sys.__stdout__ = _stream(1)  # type: ignore[misc, assignment]
+    sys.stderr = sys.__stderr__ = _stream(2)  # type: ignore[misc, assignment]
+
+
+def _stream(fd: int) -> TextIO:
+    return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def set_path(job: Job) -> None:
+    """``function/`` and ``python/`` before the standard library; our own directories no more."""
+    ours = set(job.roots)
+    sys.path[:] = [job.directory, job.packages, *(entry for entry in sys.path if entry not in ours)]
+    sys.argv[:] = [os.path.join(job.directory, job.handler_file)]
+    sys.pycache_prefix = job.pycache or None
+    # The interpreter was started without `site`, which would add the machine's packages, and these along the way.
+    builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
+    builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
+
+
+def hide() -> None:
+    """Forget our modules. Only after every import of ours has finished: ours go on working, by their own references."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] in HIDDEN:
+            del sys.modules[name]
+
+
+def load(job: Job) -> ModuleType:
+    """Import the handler's module under the name of its file.
+
+    Raises:
+      LoadError: with the traceback, whatever the module did, ``sys.exit`` included.
+    """
+    path = os.path.join(job.directory, job.handler_file)
+    name = os.path.splitext(os.path.basename(path))[0]
+    try:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{job.handler_file} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, job.handler_name, None)):
+            raise AttributeError(f"{job.handler_file} has no function {job.handler_name!r}")
+        return module
+    except BaseException as exc:
+        raise LoadError(describe(exc)) from None
+
+
+def warm_up(module: ModuleType) -> None:
+    """Call the module's optional ``stoker_warm_up()``, once, before instances are made.
+
+    Raises:
+      LoadError: with the traceback.
+    """
+    hook = getattr(module, "stoker_warm_up", None)
+    if hook is None:
+        return
+    try:
+        result = hook()
+        if type(result) is CoroutineType:
+            import asyncio
+
+            asyncio.run(result)
+    except BaseException as exc:
+        raise LoadError(describe(exc)) from None
+
+
+def describe(exc: BaseException) -> str:
+    """The traceback from the function's first frame on: ours would only confuse its author."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    tb: TracebackType | None = exc.__traceback__
+    while tb is not None and _is_ours(tb.tb_frame.f_code.co_filename, here):
+        tb = tb.tb_next
+    return "".join(traceback.format_exception(type(exc), exc, tb)).strip()
+
+
+def _is_ours(filename: str, here: str) -> bool:
+    return filename.startswith(("<frozen importlib", here))

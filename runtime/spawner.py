@@ -1,0 +1,95 @@
+"""The root of all workers: started once by the daemon with nothing of it in its memory, it forks templates on request.
+
+Single-threaded, with an empty environment and only its control socket. It is a child subreaper: whatever is started
+beneath it stays beneath it. When the control socket is closed, because the daemon is gone, however that went, it kills
+everything beneath it until nothing is left, then ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import Any, NoReturn
+
+from runtime import confine, control, linux, template
+from runtime.forker import EndRequested, Forker
+from runtime.job import Job
+
+BOOT = "import sys; sys.path += sys.argv[2:]; from runtime import spawner; spawner.{}(sys.argv[1])"
+"""What an interpreter runs with ``-I -S -c``: our directories come last and are gone before a function is imported."""
+
+
+def command(interpreter: str, entry: str, argument: str, roots: list[str]) -> list[str]:
+    """The command line that starts ``interpreter`` in function ``entry`` of this module."""
+    return [interpreter, "-I", "-S", "-X", "utf8", "-c", BOOT.format(entry), argument, *roots]
+
+
+def main(argument: str) -> NoReturn:
+    """Serve the daemon. ``argument``: descriptor of the control socket and pid of the daemon, as ``FD:PID``."""
+    fd, daemon_pid = map(int, argument.split(":"))
+    os.setsid()  # before anything can fail: Ctrl-C in the daemon's terminal is the daemon's business
+    linux.set_subreaper()
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    linux.die_with_parent(signal.SIGTERM, daemon_pid)
+    linux.set_name("stoker-spawner")
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    pid = os.getpid()
+    gc.collect()
+    gc.freeze()
+    control.send(sock, {"type": "ready", "forkable": True, "reason": ""})
+    Forker(sock, control.TO_SPAWNER, lambda message, fds: _child(message, fds, pid)).serve()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise EndRequested
+
+
+def _child(message: dict[str, Any], fds: list[int], parent_pid: int) -> NoReturn:
+    """In a new child: become what the message asks for."""
+    if message["type"] == "template":
+        job_fd, sock_fd, log = fds
+        places = {confine.STDOUT: log, confine.STDERR: log, confine.CONTROL: sock_fd, confine.JOB: job_fd}
+        entry = "resume_template"
+    else:
+        job_fd, calls, answers, stdout, stderr = fds
+        places = {
+            confine.STDOUT: stdout,
+            confine.STDERR: stderr,
+            confine.CALLS: calls,
+            confine.ANSWERS: answers,
+            confine.JOB: job_fd,
+        }
+        entry = "resume_alone"
+    job = confine.enter_template(places, parent_pid, inheritable=True)
+    if job.interpreter:
+        _execute(job, entry)
+    elif entry == "resume_template":
+        template.main(job)
+    else:
+        template.alone(job)
+
+
+def _execute(job: Job, entry: str) -> NoReturn:
+    environment = {**job.environment, "TMPDIR": job.tmp}
+    os.execve(job.interpreter, command(job.interpreter, entry, str(confine.JOB), job.roots), environment)
+
+
+def resume_template(argument: str) -> NoReturn:
+    """Another interpreter goes on here as a template."""
+    template.main(_resume(argument))
+
+
+def resume_alone(argument: str) -> NoReturn:
+    """Another interpreter goes on here as an instance that imports by itself."""
+    template.alone(_resume(argument))
+
+
+def _resume(argument: str) -> Job:
+    del sys.argv[1:]
+    return Job.from_fd(int(argument))

@@ -1,0 +1,148 @@
+"""The fork server of one revision: import the function once, check that it may be forked, then fork on request."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from types import ModuleType
+from typing import Any, NoReturn
+
+from fdk.runner import Runner, prepare
+from runtime import confine, control, linux, loader, worker
+from runtime.forker import Forker, flush
+from runtime.job import Job
+
+_HARMLESS = frozenset({"/dev/null", "/dev/urandom", "/dev/random", "/dev/zero"})
+
+
+def main(job: Job) -> NoReturn:
+    """Become the template of ``job``. `confine.enter_template` was done. Ends the process."""
+    sock = socket.socket(fileno=confine.CONTROL)
+    os.set_inheritable(confine.CONTROL, False)
+    os.close(confine.JOB)
+    linux.set_name("stoker-template")
+    loader.set_environment(job)
+    loader.set_stdio()
+    loader.set_path(job)
+    baseline = descriptors()
+    loader.hide()
+    try:
+        module = loader.load(job)
+        prepare(module, job.handler_name)
+        loader.warm_up(module)
+    except loader.LoadError as exc:
+        flush()
+        control.send(sock, {"type": "failed", "traceback": control.clip(str(exc))})
+        os._exit(1)
+    reason = why_not_forkable(baseline)
+    gc.collect()
+    # What is alive now never changes again: the collector of an instance must not touch (and so copy) these pages.
+    gc.freeze()
+    control.send(sock, {"type": "ready", "forkable": not reason, "reason": control.clip(reason)})
+    if reason:
+        os._exit(0)
+    _serve(sock, job, module)
+
+
+def _serve(sock: socket.socket, job: Job, module: ModuleType) -> NoReturn:
+    pid = os.getpid()
+    runner = Runner(module, job.handler_name)
+    handled = [s for s in signal.valid_signals() if callable(signal.getsignal(s)) and s != signal.SIGINT]
+
+    def instance(message: dict[str, Any], fds: list[int]) -> NoReturn:
+        calls, answers, stdout, stderr = fds
+        places = {
+            confine.STDOUT: stdout,
+            confine.STDERR: stderr,
+            confine.CALLS: calls,
+            confine.ANSWERS: answers,
+        }
+        confine.enter_instance(places, pid, job)
+        if os.getpid() == pid:  # OpenSSL would not renew its random state: see runtime.worker.renew
+            worker.fail("an instance has the pid of its template")
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
+        sock.detach()
+        worker.renew(message["tmp"])
+        worker.run(runner, response_bytes_max=job.response_bytes_max, info=information())
+
+    Forker(sock, control.TO_TEMPLATE, instance).serve()
+
+
+def alone(job: Job) -> NoReturn:
+    """Become an instance that imports the function by itself. `confine.enter_template` was done. Ends the process."""
+    for fd in (confine.CALLS, confine.ANSWERS):
+        os.set_inheritable(fd, False)
+    os.close(confine.JOB)
+    linux.set_name("stoker-worker")
+    loader.set_environment(job)
+    loader.set_stdio()
+    loader.set_path(job)
+    loader.hide()
+    confine.limit_resources(job.instance_limits)
+    worker.renew(job.tmp)
+    try:
+        module = loader.load(job)
+        prepare(module, job.handler_name)
+        loader.warm_up(module)
+    except loader.LoadError as exc:
+        worker.fail(str(exc))
+    runner = Runner(module, job.handler_name)
+    worker.run(runner, response_bytes_max=job.response_bytes_max, info=information())
+
+
+def information() -> dict[str, str | int]:
+    """What ``stoker inspect`` shows of an instance."""
+    return {"python": python_version(), "pid": os.getpid()}
+
+
+# -- may it be forked? ------------------------------------------------------------------------------------------
+
+
+def descriptors() -> dict[int, str]:
+    """The open descriptors of this process and what they are."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            pass  # the descriptor of the listing itself
+    return found
+
+
+def why_not_forkable(baseline: dict[int, str]) -> str:
+    """Why instances must not be forked from this process, for the function's author; empty when they may.
+
+    A copy of a process has only the thread that forked, shares its open files' positions and its sockets, and shares
+    the pages of shared mappings: each of these breaks programs in ways that show late.
+    """
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        return f"the import started {threads - 1} thread(s)"
+    if kids := linux.children(os.getpid()):
+        return f"the import started {len(kids)} process(es)"
+    now = descriptors()
+    if lost := [fd for fd in baseline if now.get(fd) != baseline[fd]]:
+        return f"the import closed or replaced descriptor {lost[0]}"
+    if opened := [link for fd, link in now.items() if fd not in baseline and link not in _HARMLESS]:
+        return f"the import left a descriptor open: {opened[0]}"
+    if shared := _shared_mapping():
+        return f"the import made a shared writable mapping: {shared}"
+    return ""
+
+
+def _shared_mapping() -> str:
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        for line in maps:
+            fields = line.split(None, 5)
+            if fields[1][1] == "w" and fields[1][3] == "s":
+                return fields[5].strip() if len(fields) > 5 else fields[0]
+    return ""
+
+
+def python_version() -> str:
+    """``3.11.7``."""
+    return sys.version.partition(" ")[0]
