@@ -36,7 +36,8 @@ OCI_KNOWN = {"provisioned_concurrency", "detached_mode", "pbf", "freeform_tags",
 
 _NAME = re.compile(r"[A-Za-z0-9\-_.~$&+=:@]{1,255}")
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
-_RUNTIME = re.compile(r"python(3\.[0-9]{1,2})?")
+_RUNTIME = re.compile(r"python(?:3\.?([0-9]{1,2})(?:\.ol[0-9]+)?)?")
+"""``python``, ``python3.12`` (Fn), ``python312.ol9`` (OCI's code-only functions)."""
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -269,10 +270,10 @@ class _Reader:
         item = self._root.members.get("runtime")
         if item is None:
             return "python"
-        runtime = self._text(item, "runtime")
-        if not _RUNTIME.fullmatch(runtime):
+        match = _RUNTIME.fullmatch(self._text(item, "runtime"))
+        if match is None:
             raise self._wrong(item, "runtime", "must be python or python3.N, for example python3.12")
-        return runtime
+        return f"python3.{match[1]}" if match[1] else "python"
 
     def _handler(self) -> tuple[str, str]:
         """File and name of the handler, from ``/python/bin/fdk /function/func.py handler``."""
@@ -292,9 +293,9 @@ class _Reader:
             at = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
             if at is None or at == 0 or not words[at - 1].endswith("fdk") or len(words) > at + 2:
                 raise self._wrong(item, "entrypoint", rule)
-            file = words[at].removeprefix("/function/").removeprefix("./")
+            file = words[at].removeprefix("/function/")
             name = words[at + 1] if len(words) > at + 1 else "handler"
-            if file.startswith("/") or ".." in file.split("/") or not _IDENTIFIER.fullmatch(name):
+            if any(part in ("", ".", "..") for part in file.split("/")) or not _IDENTIFIER.fullmatch(name):
                 raise self._wrong(item, "entrypoint", rule)
         if not (self._path.parent / file).is_file():
             where = f" line {item.line}: entrypoint" if item is not None else ""

@@ -35,7 +35,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "ls": ("listing", "List apps, functions or triggers."),
         "inspect": ("inspect", "Show everything about an app, function or trigger."),
         "create": ("create", "Create an app, function or trigger."),
-        "update": ("update", "Change an app, function or trigger."),
+        "update": ("create", "Change an app, function or trigger."),
         "delete": ("delete", "Delete an app, function or trigger."),
         "config": ("config", "Read and change configuration values."),
     },
