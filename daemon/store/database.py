@@ -14,7 +14,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -32,7 +32,7 @@ GROUP_MAX = 64
 """Writes committed together."""
 READERS_MAX = 4
 """Reads at once, each on a connection of its own."""
-BUSY_S = 5.0
+BUSY_S = 2.0
 """How long to wait for a lock that another program (the sqlite3 shell, a backup) holds on the file."""
 
 
@@ -223,7 +223,7 @@ def _prepare(path: Path) -> sqlite3.Connection:
         conn = _connect(path, readonly=False)
         try:
             _check(conn, path)
-            _migrate(conn)
+            migrate(conn)
         except BaseException:
             conn.close()
             raise
@@ -268,8 +268,9 @@ def _check(conn: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _migrate(conn: sqlite3.Connection) -> None:
-    for number, statements in enumerate(MIGRATIONS, start=1):
+def migrate(conn: sqlite3.Connection, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
+    """Run the migrations that the file has not seen yet, each in one transaction: all of it or nothing."""
+    for number, statements in enumerate(migrations, start=1):
         if conn.execute("PRAGMA user_version").fetchone()[0] >= number:
             continue
         conn.execute("BEGIN IMMEDIATE")
