@@ -170,8 +170,10 @@ class BundleStore:
         finally:
             self._running.pop(digest).set()
 
-    def has(self, digest: str) -> bool:
-        """Whether the bundle is on the disk."""
+    def hold(self, digest: str) -> bool:
+        """Whether the bundle is on the disk. If so, no `sweep` takes it for `UNNAMED_S`: time to name it."""
+        with self._lock:
+            self._fresh[digest] = time.monotonic()
         return (self.directory(digest) / METADATA).is_file()
 
     def _load(self, digest: str) -> Bundle | None:

@@ -184,6 +184,11 @@ class LogBook:
         """The last lines, oldest first, of one call if ``call_id`` is given; then the new ones as they come."""
         return Tail(self.open(function_id), call_id=call_id, last=min(last, TAIL_LINES_MAX), follow=follow)
 
+    def end_followers(self) -> None:
+        """The daemon drains: every follower comes to its end after the lines that it has."""
+        for log in self._logs.values():
+            log.end()
+
     @property
     def dropped_bytes(self) -> int:
         """Output of all functions that was lost since the start."""
@@ -236,7 +241,7 @@ class LogBook:
 
 
 class Tail:
-    """Lines of a log as an asynchronous iterator of maps. Close it with `aclose` (or ``contextlib.aclosing``)."""
+    """Lines of a log as an asynchronous iterator of maps. A follower must be closed."""
 
     def __init__(self, log: FunctionLog, *, call_id: str | None, last: int, follow: bool) -> None:
         self._log = log
@@ -283,11 +288,11 @@ class Tail:
                 break
             self._woken = trio.Event()
             await self._woken.wait()
-        await self.aclose()
+        self.close()
         raise StopAsyncIteration
 
-    async def aclose(self) -> None:
-        """Stop following. Idempotent, no checkpoint."""
+    def close(self) -> None:
+        """Stop following. Idempotent."""
         self._ended = True
         self._log.leave(self)
 

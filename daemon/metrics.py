@@ -86,7 +86,8 @@ METRICS = (
     MetricDoc("stoker_connections", "gauge", (), "Open client connections."),
     MetricDoc("stoker_connections_accepted_total", "counter", (), "Client connections accepted."),
     MetricDoc(
-        "stoker_http_refused_total", "counter", (), "Requests that broke a rule of HTTP or a limit, or had a wrong Host.",
+        "stoker_http_refused_total", "counter", (),
+        "Requests that broke a rule of HTTP or a limit, or named a wrong Host.",
     ),
     MetricDoc(
         "stoker_http_timed_out_total", "counter", (), "Connections cut because their client was too slow.",
@@ -166,14 +167,14 @@ class _Calls:
         self.phases = {phase: _Histogram() for phase in PHASES}
 
 
+_Series = tuple[tuple[str, str], dict[tuple[str, str], int], dict[str, _Histogram]]
+"""App and function name; count by outcome and fault; histogram by phase."""
+
+
 class Metrics:
-    """All numbers of a node. Used on the event loop only; `render` does its long part in a thread.
+    """All numbers of a node. Used on the event loop only; `render` does its long part in a thread."""
 
-    ``names`` gives app and function name of a function id, None once it is deleted: then its series are dropped.
-    """
-
-    def __init__(self, names: Callable[[str], tuple[str, str] | None] | None = None) -> None:
-        self.names = names
+    def __init__(self) -> None:
         self._functions: dict[str, _Calls] = {}
         self._retired: Counter[tuple[str, str]] = Counter()  # outcomes of functions that are gone
         self._starts: Counter[str] = Counter(dict.fromkeys(START_KINDS, 0))
@@ -233,16 +234,19 @@ class Metrics:
             result[f"p{percent}_s"] = ordered[rank] if ordered else None
         return result
 
-    async def render(self, gauges: Gauges) -> bytes:
-        """Everything in Prometheus' text format (`CONTENT_TYPE`)."""
-        collector = _Snapshot(gauges, self._series(), dict(self._starts))
+    async def render(self, gauges: Gauges, names: Callable[[str], tuple[str, str] | None]) -> bytes:
+        """Everything in Prometheus' text format (`CONTENT_TYPE`).
+
+        ``names`` gives app and function name of a function id, None once it is deleted: then its series are dropped.
+        """
+        collector = _Snapshot(gauges, self._series(names), dict(self._starts))
         return await trio.to_thread.run_sync(collector.text)
 
-    def _series(self) -> list[tuple[tuple[str, str], dict[tuple[str, str], int], dict[str, _Histogram]]]:
+    def _series(self, names: Callable[[str], tuple[str, str] | None]) -> list[_Series]:
         """Copies of the numbers by (app, function): what is counted goes on meanwhile."""
         series = []
         for function_id in list(self._functions):
-            name = self.names(function_id) if self.names else ("", function_id)
+            name = names(function_id)
             if name is None:
                 self.forget(function_id)
                 continue
@@ -276,7 +280,7 @@ class _Snapshot(Collector):
     def __init__(
         self,
         gauges: Gauges,
-        series: list[tuple[tuple[str, str], dict[tuple[str, str], int], dict[str, _Histogram]]],
+        series: list[_Series],
         starts: dict[str, int],
     ) -> None:
         self._gauges = gauges
