@@ -43,15 +43,19 @@ def configure(node: Node, spec: PoolSpec, now_s: float) -> None:
         pool.prepared = None
         del node.preparing[revision.id]
     revision.role, revision.accepting = Role.LIVE, True
-    if old is not None and old is not revision:
-        revision.used_s = max(revision.used_s, old.used_s)
+    if old is not revision:
+        revision.forgive()
+        revision.used_s = max(revision.used_s, old.used_s if old is not None else -inf)
     pool.live, pool.idle, pool.timeout_s = revision, revision.idle, spec.timeout_s
     _grant_floors(node)
     if old is not None and old is not revision:
         _send_away(node, old, now_s)
-    for instance in revision.idle:  # the floor or the idle timeout may have changed
-        instance.deadline_s = max(now_s, min(instance.since_s + revision.idle_timeout_s, instance.retire_at_s))
-        node.alarms.set(instance)
+    for instance in list(revision.idle):  # the floor or the idle timeout may have changed
+        instance.deadline_s = min(instance.since_s + revision.idle_timeout_s, instance.retire_at_s)
+        if instance.deadline_s <= now_s:
+            _idle_time_is_up(node, instance, now_s)
+        else:
+            node.alarms.set(instance)
     if not revision.instances and revision.template and revision.template_idle_s == inf:
         revision.template_idle_s = now_s + node.limits.template_idle_s
         node.arm(revision, now_s)
@@ -59,15 +63,15 @@ def configure(node: Node, spec: PoolSpec, now_s: float) -> None:
 
 def prepare(node: Node, spec: PoolSpec, now_s: float) -> None:
     """Start a revision beside the live one. One at a time: another one under way is abandoned."""
-    pool = _pool(node, spec.function_id)
-    if pool.live is not None and pool.live.id == spec.revision:
+    known = node.pools.get(spec.function_id)
+    if known is not None and known.live is not None and known.live.id == spec.revision:
         raise ValueError(f"cannot prepare {spec.revision}: it is live")
-    if pool.prepared is not None and pool.prepared.id != spec.revision:
-        abandon(node, pool.function_id, pool.prepared.id, now_s)
+    if known is not None and known.prepared is not None and known.prepared.id != spec.revision:
+        abandon(node, known.function_id, known.prepared.id, now_s)
+    pool = _pool(node, spec.function_id)
     revision = _revision(node, pool, spec)
     revision.role, revision.accepting = Role.PREPARED, False
-    # The deployer asked for this start: what failed before does not count.
-    revision.failures, revision.start_error, revision.retry_s = 0, None, -inf
+    revision.forgive()
     pool.prepared = revision
     node.preparing[revision.id] = revision
 

@@ -166,7 +166,7 @@ class Node:
         revision.starting -= 1
         self.starting -= 1
         revision.idle.append(instance)
-        revision.failures, revision.start_error, revision.retry_s = 0, None, -inf
+        revision.forgive()
         self.alarms.set(instance)
 
     def idle_until_s(self, instance: Instance, now_s: float) -> float:
@@ -274,6 +274,7 @@ class Node:
             revision.idle.remove(instance)
         elif was is State.BUSY:
             del self.running[instance.call_id]
+            instance.call_id = ""
             revision.pool.broken += 1
 
     def _leave(self, instance: Instance) -> None:

@@ -132,6 +132,10 @@ class Revision:
         """A call runs, or one ended within the idle timeout."""
         return in_use(busy=self.busy, used_s=self.used_s, idle_timeout_s=self.spec.idle_timeout_s, now_s=now_s)
 
+    def forgive(self) -> None:
+        """Forget failed starts: one succeeded, or somebody asked for a new attempt."""
+        self.failures, self.start_error, self.retry_s = 0, None, -inf
+
     def set_deadline(self, now_s: float) -> None:
         """Work out the nearest point in time at which something of this revision is to be done."""
         retry_s = self.retry_s if self.retry_s > now_s else inf

@@ -1,0 +1,375 @@
+"""Property tests: whatever happens in whatever order, and however late the world obeys, these sentences hold."""
+
+from __future__ import annotations
+
+import os
+from math import inf
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from daemon.core.pool import PoolSpec
+from tests.core.world import LIMITS, World
+
+FUNCTIONS = {
+    "small": {"memory_mib": 128, "timeout_s": 5.0, "idle_timeout_s": 20.0},
+    "other": {"memory_mib": 128, "timeout_s": 8.0, "idle_timeout_s": 6.0},
+    "large": {"memory_mib": 700, "timeout_s": 12.0, "idle_timeout_s": 9.0},
+    "alone": {"memory_mib": 300, "timeout_s": 3.0, "idle_timeout_s": 15.0, "uses_template": False},
+    "floor": {"memory_mib": 128, "timeout_s": 5.0, "idle_timeout_s": 4.0, "floor": 2},
+}
+functions = st.sampled_from(sorted(FUNCTIONS))
+
+
+class Node(RuleBasedStateMachine):
+    """One node with five functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = World()
+
+    @initialize()
+    def deploy_all(self) -> None:
+        for function, given in FUNCTIONS.items():
+            self.w.configure(self.w.spec(function, **given))
+
+    # Choosing
+
+    def pick(self, data: st.DataObject, among: list[int] | list[str]) -> int | str | None:
+        return data.draw(st.sampled_from(among)) if among else None
+
+    def instances(self, **wanted: bool) -> list[int]:
+        found = []
+        for i, p in self.w.processes.items():
+            has = {
+                "ready": p.ready,
+                "busy": p.call is not None,
+                "leaving": p.leaving,
+                "killed": p.killed,
+                "dead": p.dead,
+            }
+            if all(has[name] == value for name, value in wanted.items()):
+                found.append(i)
+        return found
+
+    # Callers
+
+    @rule(function=functions, settle=st.booleans())
+    def call(self, function: str, settle: bool) -> None:
+        self.w.call(function, settle=settle)
+
+    @rule(function=functions, count=st.integers(2, 5))
+    def burst(self, function: str, count: int) -> None:
+        for _ in range(count):
+            self.w.call(function)
+
+    @rule(data=st.data())
+    def caller_leaves(self, data: st.DataObject) -> None:
+        if call := self.pick(data, list(self.w.calls)):
+            self.w.leave(str(call))
+
+    # Workers
+
+    @rule(data=st.data())
+    def ready(self, data: st.DataObject) -> None:
+        if i := self.pick(data, self.instances(ready=False, leaving=False, dead=False)):
+            self.w.ready(int(i))
+
+    @rule()
+    def all_ready(self) -> None:
+        for i in self.instances(ready=False, leaving=False, dead=False):
+            if i in self.w.processes and not self.w.processes[i].leaving:
+                self.w.ready(i)
+
+    @rule(data=st.data())
+    def ready_too_late(self, data: st.DataObject) -> None:
+        if i := self.pick(data, self.instances(ready=False, killed=True)):
+            self.w.ready(int(i))
+
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        if i := self.pick(data, self.instances(busy=True, dead=False)):
+            self.w.finish(int(i))
+
+    @rule()
+    def all_finish(self) -> None:
+        for i in self.instances(busy=True, dead=False):
+            self.w.finish(i)
+
+    @rule(data=st.data())
+    def answer_too_late(self, data: st.DataObject) -> None:
+        gone = [i for i in range(1, max(self.w.processes, default=0)) if i not in self.w.processes]
+        if i := self.pick(data, self.instances(killed=True) + gone[-2:]):
+            self.w.answer_too_late(int(i))
+
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        if i := self.pick(data, self.instances(dead=False)):
+            self.w.crash(int(i))
+
+    @rule(data=st.data())
+    def end_of_channel(self, data: st.DataObject) -> None:
+        if i := self.pick(data, self.instances(busy=True, dead=True)):
+            self.w.end_of_channel(int(i))
+
+    @rule(data=st.data())
+    def reap(self, data: st.DataObject) -> None:
+        if i := self.pick(data, self.instances(leaving=True) + self.instances(leaving=False, dead=True)):
+            self.w.reap(int(i))
+
+    @rule()
+    def reap_all(self) -> None:
+        for i in self.instances(leaving=True) + self.instances(leaving=False, dead=True):
+            self.w.reap(i)
+
+    @rule(data=st.data())
+    def start_fails(self, data: st.DataObject) -> None:
+        if i := self.pick(data, self.instances(ready=False, leaving=False)):
+            self.w.start_fails(int(i))
+
+    @rule(data=st.data(), fraction=st.sampled_from([0.5, 0.9]))
+    def grow(self, data: st.DataObject, fraction: float) -> None:
+        if i := self.pick(data, self.instances(ready=True)):
+            self.w.grow(int(i), fraction)
+
+    @rule(data=st.data())
+    def template_dies(self, data: st.DataObject) -> None:
+        if r := self.pick(data, sorted(self.w.templates)):
+            self.w.template_dies(str(r))
+
+    @rule(data=st.data())
+    def template_reaped(self, data: st.DataObject) -> None:
+        if r := self.pick(data, sorted(self.w.leaving_templates)):
+            self.w.template_reaped(str(r))
+
+    # Time
+
+    @rule(seconds=st.sampled_from([0.0, 0.01, 0.3, 1.0, 3.0, 6.0, 25.0]))
+    def wait(self, seconds: float) -> None:
+        self.w.wait(seconds)
+
+    # Owners
+
+    @rule(function=functions, floor=st.sampled_from([0, 0, 1, 3]))
+    def change_floor(self, function: str, floor: int) -> None:
+        spec = self.w.specs.get(function)
+        if spec is not None and spec.memory_mib <= 300:
+            floor = min(floor, 600 // spec.memory_mib // 2)
+            self.w.configure(PoolSpec(**{**_fields(spec), "floor": floor}))
+
+    @rule(function=functions)
+    def deploy_at_once(self, function: str) -> None:
+        self.w.configure(self.w.spec(function, **FUNCTIONS[function]))
+
+    @rule(function=functions)
+    def prepare(self, function: str) -> None:
+        self.w.prepare(self.w.spec(function, **FUNCTIONS[function]))
+
+    @precondition(lambda self: self.w.prepared)
+    @rule(data=st.data())
+    def flip(self, data: st.DataObject) -> None:
+        spec = self.w.prepared[str(self.pick(data, sorted(self.w.prepared)))]
+        ready, wanted = self.w.scheduler.prepared(spec.function_id, spec.revision)
+        assert wanted >= 1
+        if ready >= wanted:
+            self.w.configure(spec)
+
+    @precondition(lambda self: self.w.prepared)
+    @rule(data=st.data())
+    def abandon(self, data: st.DataObject) -> None:
+        self.w.abandon(str(self.pick(data, sorted(self.w.prepared))))
+
+    @rule(function=functions)
+    def roll_back(self, function: str) -> None:
+        live = self.w.specs.get(function)
+        old = [s for s in self.w.old.values() if s.function_id == function and s is not live]
+        if old and live is not None and self.w.prepared.get(function) is None:
+            self.w.configure(old[-1])
+
+    @precondition(lambda self: len(self.w.specs) > 3)
+    @rule(function=functions)
+    def forget(self, function: str) -> None:
+        self.w.forget(function)
+
+    @precondition(lambda self: self.w.now_s > 60)
+    @rule()
+    def drain(self) -> None:
+        self.w.drain()
+
+    # What must always hold
+
+    @invariant()
+    def memory_is_never_oversold_and_never_lost(self) -> None:
+        assert self.w.memory_mib() <= LIMITS.memory_mib
+        assert self.w.memory_mib() == self.w.scheduler.node().used_mib
+
+    @invariant()
+    def every_open_call_waits_or_runs_exactly_once(self) -> None:
+        running = [v.call_id for v in self.w.scheduler.instances() if v.call_id]
+        assert sorted(running) == sorted(i for i, c in self.w.calls.items() if c.instance is not None)
+        for view in self.w.scheduler.pools():
+            assert view.queue == len(self.w.waiting(view.function_id))
+        assert self.w.scheduler.node().waiting == sum(c.instance is None for c in self.w.calls.values())
+
+    @invariant()
+    def the_states_are_those_of_the_world(self) -> None:
+        views = {v.instance_id: v for v in self.w.scheduler.instances()}
+        assert views.keys() == self.w.processes.keys()
+        for i, p in self.w.processes.items():
+            state = "killing" if p.killed else "stopping" if p.stopping else "starting" if not p.ready else "idle"
+            assert views[i].state == ("busy" if p.call is not None else state)
+            assert (views[i].call_id or None) == p.call
+
+    @invariant()
+    def no_limit_is_exceeded(self) -> None:
+        assert len(self.w.processes) <= LIMITS.instances_max
+        assert len(self.w.starting()) <= LIMITS.node_starts_at_once
+        assert len(self.w.templates) + len(self.w.leaving_templates) <= LIMITS.templates_max
+        for function in FUNCTIONS:
+            assert len(self.w.of(function)) <= LIMITS.function_instances_max
+            assert len(self.w.starting(function)) <= 2 * LIMITS.starts_at_once
+            assert len(self.w.waiting(function)) <= LIMITS.queue_max
+        for process in self.w.processes.values():
+            same = [p for p in self.w.processes.values() if p.revision == process.revision]
+            assert sum(not p.ready and not p.leaving for p in same) <= LIMITS.starts_at_once
+
+    @invariant()
+    def nothing_outlives_its_deadline(self) -> None:
+        longest_s = {"starting": LIMITS.start_s, "stopping": LIMITS.stop_s}
+        for view in self.w.scheduler.instances():
+            spec = self.w.old[view.revision]
+            limit_s = spec.timeout_s if view.state == "busy" else longest_s.get(view.state, inf)
+            assert self.w.now_s < view.since_s + limit_s
+        assert self.w.scheduler.next_deadline_s() >= self.w.now_s
+        for call in self.w.calls.values():
+            assert call.instance is not None or self.w.now_s < call.since_s + LIMITS.queue_s
+
+    @invariant()
+    def nothing_idles_beyond_its_time(self) -> None:
+        for view in self.w.scheduler.instances():
+            spec = self.w.specs.get(view.function_id)
+            if view.state != "idle" or spec is None or spec.revision != view.revision:
+                continue
+            assert self.w.now_s < view.born_s + LIMITS.reuse_age_s_max
+            busy = len(self.w.busy(view.function_id))
+            used_s = self.w.used_s.get(view.function_id, -inf)
+            in_use = busy or self.w.now_s < used_s + spec.idle_timeout_s
+            if self.w.now_s > view.since_s + spec.idle_timeout_s and not in_use:
+                assert self.w.alive(view.function_id, spec.revision) <= spec.floor
+
+    @invariant()
+    def nobody_waits_beside_an_idle_instance(self) -> None:
+        for function, stack in self.w.stacks.items():
+            assert not (stack and self.w.waiting(function))
+
+    @invariant()
+    def nobody_waits_while_there_is_room(self) -> None:
+        if self.coming_back():
+            return
+        uncovered = []
+        for function, spec in self.w.specs.items():
+            missing = len(self.w.waiting(function)) - len(self.starting_live(function))
+            if missing > 0 and self.may_start(function, background=False):
+                uncovered.append(spec)
+        if not uncovered or len(self.w.starting()) >= LIMITS.node_starts_at_once:
+            return
+        assert any(not self.fits(spec, keep_floors=True) for spec in uncovered), "room, and nobody takes it"
+
+    @invariant()
+    def the_floor_holds_while_there_is_room(self) -> None:
+        if self.coming_back() or self.w.draining:
+            return
+        for function, spec in self.w.specs.items():
+            missing = spec.floor - self.w.alive(function, spec.revision)
+            if missing <= 0 or not self.may_start(function, background=True):
+                continue
+            assert not self.fits(spec, keep_floors=False), f"{function} lacks {missing} of its floor"
+
+    @invariant()
+    def the_status_of_a_floor_adds_up(self) -> None:
+        for function, spec in self.w.specs.items():
+            pcu = self.w.view(function).pcu
+            alive = [v for v in self.w.scheduler.instances() if v.revision == spec.revision]
+            started = sum(v.state in ("idle", "busy") for v in alive)
+            assert pcu.requested == spec.floor
+            assert pcu.allocated == min(spec.floor, started) == pcu.available + pcu.in_use
+            assert (pcu.state in ("none", "ready")) == (pcu.allocated == spec.floor)
+            assert bool(pcu.reason) == (pcu.state not in ("none", "ready"))
+
+    def coming_back(self) -> bool:
+        return bool(self.w.leaving_templates) or any(p.leaving for p in self.w.processes.values())
+
+    def starting_live(self, function: str) -> list[int]:
+        revision = self.w.specs[function].revision
+        return [i for i in self.w.starting(function) if self.w.processes[i].revision == revision]
+
+    def may_start(self, function: str, *, background: bool) -> bool:
+        """Neither pace nor back-off nor a maximum forbids a start."""
+        most = LIMITS.node_starts_at_once // 2 if background else LIMITS.node_starts_at_once
+        return (
+            len(self.starting_live(function)) < LIMITS.starts_at_once
+            and len(self.w.starting()) < most
+            and len(self.w.of(function)) < LIMITS.function_instances_max
+            and self.w.view(function).retry_s <= self.w.now_s
+        )
+
+    def fits(self, spec: PoolSpec, *, keep_floors: bool) -> bool:
+        """One more instance would fit, if all that may be evicted for it were."""
+        free_mib = LIMITS.memory_mib - self.w.memory_mib()
+        places = LIMITS.instances_max - len(self.w.processes)
+        for function, other in self.w.specs.items():
+            if function == spec.function_id:
+                continue
+            missing = other.floor - self.w.alive(function, other.revision)
+            if keep_floors and missing > 0:
+                free_mib -= missing * other.memory_mib
+                free_mib -= LIMITS.template_mib if other.uses_template and other.revision not in self.w.templates else 0
+            spared = min(len(self.w.stacks.get(function, [])), max(0, -missing))
+            free_mib += spared * other.memory_mib
+            places += spared
+        unused = {r for r in self.w.templates if not any(p.revision == r for p in self.w.processes.values())}
+        free_mib += len(unused - {spec.revision}) * LIMITS.template_mib
+        need_mib = spec.memory_mib
+        if spec.uses_template and spec.revision not in self.w.templates:
+            need_mib += LIMITS.template_mib
+            if len(self.w.templates) >= LIMITS.templates_max:
+                return False  # who gives a template up is tested elsewhere
+        return free_mib >= need_mib and places >= 1
+
+    def teardown(self) -> None:
+        """In an obedient world every call ends, and what is forgotten leaves nothing behind."""
+        if self.w.broken:
+            return
+        for _ in range(400):
+            if not self.w.calls:
+                break
+            self.reap_all()
+            self.all_ready()
+            self.all_finish()
+            self.w.wait(0.2)
+        assert not self.w.calls
+        for function in FUNCTIONS:
+            if function in self.w.prepared:
+                self.w.abandon(function)
+            self.w.forget(function)
+        for _ in range(3):
+            self.reap_all()
+            self.w.wait(5.0)
+        assert self.w.scheduler.node().used_mib == 0
+        assert self.w.scheduler.next_deadline_s() == inf
+        assert self.w.scheduler.pools() == []
+
+
+def _fields(spec: PoolSpec) -> dict[str, object]:
+    return {name: getattr(spec, name) for name in PoolSpec.__dataclass_fields__}
+
+
+TestNode = Node.TestCase
+TestNode.settings = settings(
+    max_examples=int(os.environ.get("STOKER_CORE_EXAMPLES", "150")),
+    stateful_step_count=50,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
