@@ -98,12 +98,13 @@ class Deployer:
                 self._supervisor.abandon(new.id, plan.revision)
 
         ready = replace(new, live=replace(new.live, state="ready"))
-        with trio.CancelScope(shield=True):  # from here it is done or not done, never half
-            try:
-                return await self._database.write(lambda conn: records.save_function(conn, ready), apply=flip)
-            except errors.StokerError:
-                self._supervisor.abandon(new.id, plan.revision)
-                raise
+        try:
+            with trio.CancelScope(shield=True):  # from here it is done or not done, never half
+                stored = await self._database.write(lambda conn: records.save_function(conn, ready), apply=flip)
+        except errors.StokerError:
+            self._supervisor.abandon(new.id, plan.revision)
+            raise
+        return stored
 
     async def _store_without_bundle(self, new: Function) -> Function:
         """As on Fn: a function may name an image that is not there (yet); its calls say so."""

@@ -1,0 +1,104 @@
+"""Floors, deploys and eviction as the supervisor carries them out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from daemon import errors
+from tests.contracts.fake_launcher import Behaviour
+from tests.services.world import world
+
+
+async def test_a_floor_is_filled_refilled_and_never_ages_out(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with world(tmp_path) as node:
+        node.function("f", pcu=5, idle_timeout_s=1)
+        await trio.sleep(1)
+        assert node.launcher.alive == 5
+        next(iter(node.launcher.workers.values())).kill()
+        await trio.sleep(0.5)
+        assert node.launcher.alive == 5
+        await trio.sleep(3600)
+        assert node.launcher.alive == 5
+
+
+async def test_a_prepared_version_gets_no_call_before_it_is_live_and_all_after(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with world(tmp_path) as node:
+        old = node.function("f", pcu=2)
+        node.launcher.behaviours["f.2"] = Behaviour(reply=lambda c: (200, [], b"new"))
+        await trio.sleep(1)
+        new = replace(old, live=replace(old.live, number=2))
+        plan, spec = node.plan(new)
+        await node.supervisor.prepare(plan, spec, timeout_s=10)
+        assert node.launcher.alive >= 4, "the new floor is full and the old one still there"
+        assert (await node.call("f", b"old")).body == b"old"
+        node.supervisor.configure(plan, spec)
+        assert (await node.call("f")).body == b"new"
+        await trio.sleep(2)
+        alive = [revision for number, revision, _ in node.launcher.launched if number in node.launcher.workers]
+        assert alive == ["f.2", "f.2"]
+
+
+async def test_a_canary_that_fails_leaves_nothing_and_the_old_version_serving(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with world(tmp_path) as node:
+        old = node.function("f")
+        assert await node.outcome("f") == "ok"
+        node.launcher.behaviours["f.2"] = Behaviour(init_failure="SyntaxError: line 3")
+        with pytest.raises(errors.InitFailed, match="line 3"):
+            await node.supervisor.prepare(*node.plan(replace(old, live=replace(old.live, number=2))), timeout_s=10)
+        assert "f.2" not in node.supervisor.plans
+        assert await node.outcome("f") == "ok"
+        await trio.sleep(1)
+        assert "f.2" not in {revision for _, revision, _ in node.launcher.launched}
+
+
+async def test_a_canary_that_is_cancelled_leaves_nothing(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with world(tmp_path, Behaviour(boot_s=3.0)) as node:
+        old = node.function("f")
+        with trio.move_on_after(1):
+            await node.supervisor.prepare(*node.plan(replace(old, live=replace(old.live, number=2))), timeout_s=10)
+        await trio.sleep(5)
+        assert node.launcher.alive == 0
+
+
+async def test_an_idle_function_makes_room_for_another(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with world(tmp_path, memory_mib=600) as node:
+        for name in ("a", "b"):
+            node.function(name, memory_mib=256, idle_timeout_s=3600)
+        assert await node.outcome("a") == "ok"
+        await trio.sleep(1)
+        assert await node.outcome("b") == "ok"
+        await trio.sleep(1)
+        assert await node.outcome("a") == "ok"
+
+
+async def test_a_function_larger_than_the_node_is_told_so(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with world(tmp_path, memory_mib=256) as node:
+        node.function("f", memory_mib=1024)
+        assert await node.outcome("f") == "too-large-for-node"
+
+
+async def test_a_forgotten_function_lets_its_running_call_finish(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with world(tmp_path, Behaviour(call_s=5.0)) as node:
+        node.function("f")
+        outcomes = []
+
+        async def call() -> None:
+            outcomes.append(await node.outcome("f"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            await trio.sleep(1)
+            node.supervisor.forget("f")
+            assert await node.outcome("f") == "not-found"
+        assert outcomes == ["ok"]
+        await trio.sleep(1)
+        assert node.launcher.alive == 0
