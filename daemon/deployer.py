@@ -154,7 +154,7 @@ class Deployer:
             self._log.error("not every provisioned floor could be filled in time", seconds=FLOOR_FILL_S)
 
     def _floor_is_filling(self, function_id: str) -> bool:
-        pool = self._supervisor.scheduler.pool(function_id, now_s=trio.current_time())
+        pool = self._supervisor.scheduler.pool(function_id)
         return pool is not None and pool.pcu.state == "filling"
 
     async def _restore(self, app: App, function: Function) -> None:

@@ -7,13 +7,14 @@ front door; the end runs the other way round, so that nothing outlives what it s
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import random
 import signal
 import socket
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ from daemon.store import records
 from daemon.store.database import Database, DatabaseError
 from daemon.supervisor import Supervisor
 
+DATA_LOCK = "stokerd.lock"
+LOCK_S = 5.0
+"""How long to wait for a former daemon that is just leaving; then the data directory counts as in use."""
+LOCK_POLL_S = 0.02
+"""How often that is tried: flock has no other way to wait that can be given up."""
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 SOCKET_PATH_BYTES_MAX = 107
 """sockaddr_un.sun_path less its NUL (unix(7))."""
@@ -78,14 +84,10 @@ async def serve(config: Config) -> None:
     """
     log = setup_logging(config.logs)
     become_subreaper()
-    make_data_directory(config.data)
     config = replace(config, limits=with_budget(config.limits))
-    with open_listeners(config) as listeners:
-        try:
-            async with Database.open(config.data / "stoker.db") as database:
-                await _serve(config, listeners, database, log)
-        except DatabaseError as exc:
-            raise CannotServe(str(exc)) from exc
+    async with data_directory(config.data), open_database(config.data / "stoker.db") as database:
+        with open_listeners(config) as listeners:
+            await _serve(config, listeners, database, log)
     log.info("stopped")
 
 
@@ -109,10 +111,12 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
         deployer = Deployer(
             database, catalog, bundles, supervisor, limits=limits, interpreters=interpreters.path_of, log=log
         )
-        registry = Registry(database, catalog, deployer, ids=ids, pcu=config.pcu, log=log)
+        registry = Registry(
+            database, catalog, deployer, ids=ids, pcu=config.pcu, versions_kept=config.bundles.versions_kept, log=log
+        )
         node = Node(
-            config=config, catalog=catalog, registry=registry, supervisor=supervisor, invoker=invoker,
-            launcher=launcher, bundles=bundles, database=database, log_book=log_book, metrics=metrics,
+            bundle_bytes_max=config.http.bundle_bytes_max, catalog=catalog, registry=registry, database=database,
+            bundles=bundles, supervisor=supervisor, launcher=launcher, log_book=log_book, metrics=metrics,
             interpreters=interpreters,
         )  # fmt: skip
         front_door = FrontDoor(
@@ -201,17 +205,53 @@ def with_budget(limits: Limits) -> Limits:
     return replace(limits, memory_mib=max(256, psutil.virtual_memory().total * 3 // 4 // 2**20))
 
 
-def make_data_directory(path: Path) -> None:
-    """Make the data directory; the store's lock then keeps a second daemon out of it.
+@asynccontextmanager
+async def data_directory(path: Path) -> AsyncIterator[None]:
+    """Make the data directory and hold its lock: two daemons on one directory would ruin each other's state.
 
     Raises:
-      CannotServe: it cannot be made or written.
+      CannotServe: it cannot be made or written, or another daemon has it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         (path / "run").mkdir(exist_ok=True, mode=0o700)
+        fd = os.open(path / DATA_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise CannotServe(f"cannot use data directory {path}: {exc.strerror}; choose another with --data") from exc
+    try:
+        with trio.move_on_after(LOCK_S):
+            while not _locked(fd):
+                await trio.sleep(LOCK_POLL_S)
+        if not _locked(fd):
+            raise CannotServe(f"cannot use data directory {path}: another stokerd is using it")
+        yield
+    finally:
+        os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def open_database(path: Path) -> AsyncIterator[Database]:
+    """The open database, until the block ends.
+
+    Raises:
+      CannotServe: it is damaged, newer than this version, not readable...
+    """
+    try:
+        database = await Database.open(path)
+    except DatabaseError as exc:
+        raise CannotServe(str(exc)) from exc
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 @contextmanager

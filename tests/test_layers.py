@@ -19,14 +19,20 @@ FLOORS = {
     "daemon.errors": 2,
     "daemon.catalog": 2,
     "daemon.launcher": 3,
+    "daemon.parents": 3,
+    "daemon.templates": 3,
+    "daemon.tmpdirs": 3,
     "daemon.channel": 3,
     "daemon.sandbox": 3,
     "daemon.memory": 3,
     "daemon.bundles": 3,
     "daemon.unpack": 3,
+    "daemon.funcfile": 3,
     "daemon.interpreters": 3,
     "daemon.store": 3,
     "daemon.logs": 3,
+    "daemon.output": 3,
+    "daemon.logsetup": 3,
     "daemon.metrics": 3,
     "daemon.identity": 3,
     "daemon.systemd": 3,
@@ -38,9 +44,27 @@ FLOORS = {
     "daemon.node": 6,
     "daemon.main": 6,
     "daemon.serve": 6,
+    "daemon.funcfile": 3,
+    "daemon.output": 3,
+    "daemon.logsetup": 3,
+    "daemon.parents": 3,
+    "daemon.templates": 3,
+    "daemon.tmpdirs": 3,
 }
 PURE = ("daemon.core", "daemon.model", "daemon.errors", "daemon.catalog", "runtime.wire")
-IMPURE = {"trio", "logging", "random", "sqlite3", "socket", "subprocess", "threading", "time", "os", "asyncio", "select"}
+IMPURE = {
+    "trio",
+    "logging",
+    "random",
+    "sqlite3",
+    "socket",
+    "subprocess",
+    "threading",
+    "time",
+    "os",
+    "asyncio",
+    "select",
+}
 ALLOWED_IMPURE = {
     ("daemon.model", "os"),  # model.Ids: random bytes of a new id
     ("daemon.model", "time"),
@@ -105,7 +129,9 @@ def test_the_worker_side_needs_only_msgpack_and_the_fdk() -> None:
 
     allowed = {*sys.stdlib_module_names, "msgpack", "fdk", "runtime"}
     # numpy is touched only if the function has already imported it.
-    foreign = [f"{a} -> {b}" for a, b in imports() if under(a, ("runtime", "fdk")) and b.partition(".")[0] not in allowed]
+    foreign = [
+        f"{a} -> {b}" for a, b in imports() if under(a, ("runtime", "fdk")) and b.partition(".")[0] not in allowed
+    ]
     assert [line for line in foreign if not line.endswith("numpy")] == []
 
 

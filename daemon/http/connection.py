@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from daemon.errors import Draining, InternalError, RequestTimeout, StokerError
+from daemon.errors import Draining, InternalError, QueueFull, RequestTimeout, StokerError
 from daemon.http.messages import Endpoint, Peer, Reply, Request, error_reply
 from daemon.http.parser import Head, RequestParser
 
@@ -26,6 +26,8 @@ JOIN_BYTES_MAX = 64 * 2**10
 """Bodies up to this are copied behind their head to be sent in one piece; above, the copy costs more."""
 DRAIN_IDLE_S = 1.0
 """How long an idle connection stays open while draining, where its next request would still be answered."""
+BODIES_BYTES_MAX = 512 * 2**20
+"""Most bytes of request bodies that all connections together may hold, arriving or being run; then 429."""
 LINGER_S = 2.0
 """How long a client that is still sending may do so after an early reply. Closing at once would make the kernel send a
 reset, and the client would lose the reply (RFC 9112 section 9.6)."""
@@ -48,7 +50,7 @@ class Phase(enum.Enum):
 class Connection:
     """A socket, its parser, and the task in `run`."""
 
-    __slots__ = ("_door", "_parser", "_peer", "_scope", "_sock", "deadline_s", "fd", "phase")
+    __slots__ = ("_door", "_held", "_parser", "_peer", "_scope", "_sock", "deadline_s", "fd", "phase")
 
     def __init__(self, door: FrontDoor, sock: socket.socket, peer: Peer) -> None:
         self._door = door
@@ -56,6 +58,7 @@ class Connection:
         self._peer = peer
         self._parser = RequestParser(door.http)
         self._scope = trio.CancelScope()
+        self._held = 0
         self.fd = sock.fileno()
         self.phase = Phase.IDLE
         self.deadline_s = door.now_s + (DRAIN_IDLE_S if door.draining else door.http.keep_alive_s)
@@ -64,15 +67,20 @@ class Connection:
         """Serve until the connection ends; the socket is closed then."""
         try:
             with self._scope:
-                try:
-                    await self._serve()
-                except trio.ClosedResourceError:  # the patrol, or drain, woke the wait
-                    await self._timed_out()
+                while True:
+                    try:
+                        await self._serve()
+                        break
+                    except trio.ClosedResourceError:  # the patrol, or drain, woke the wait
+                        if self.phase is not Phase.IDLE or not self._bytes_came():
+                            await self._timed_out()
+                            break
         except (OSError, trio.ClosedResourceError):
             pass  # reset by the client, or it took too long over our last words: nobody is left to be told
         except Exception:
             self._door.log.exception("connection failed", phase=self.phase.value)
         finally:
+            self._door.held_bytes -= self._held
             self._sock.close()
 
     def overdue(self) -> None:
@@ -96,14 +104,23 @@ class Connection:
     def _wake(self) -> None:
         trio.lowlevel.notify_closing(self.fd)
 
+    def _bytes_came(self) -> bool:
+        """A request came in the moment in which the connection was to be closed."""
+        try:
+            return bool(self._sock.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return False
+
     async def _serve(self) -> None:
         """Read, answer, repeat."""
         door, parser, sock, fd = self._door, self._parser, self._sock, self.fd
         wait_readable = trio.lowlevel.wait_readable
         keep_alive_s = door.http.keep_alive_s
         while True:
+            head = None
             try:
-                head = parser.head() if parser.begun else None
+                if parser.begun:
+                    head = parser.head()
                 while head is None:
                     await wait_readable(fd)
                     try:
@@ -128,12 +145,16 @@ class Connection:
                     body = await self._rest_of_body(head)
             except StokerError as error:
                 door.stats.refused += 1
-                await self._refuse(error)
+                await self._refuse(error, head_only=head is not None and head.method == "HEAD")
                 return
             keep_alive = await self._answer(head, body, endpoint)
             door.stats.requests += 1
+            if self._held:
+                door.held_bytes -= self._held
+                self._held = 0
             if not keep_alive:
-                await self._linger()
+                if head.keep_alive or parser.begun:  # else the client said itself that nothing follows
+                    await self._linger()
                 return
             if parser.begun:  # pipelined: others first
                 self._enter(Phase.HEAD, door.http.header_s)
@@ -192,15 +213,27 @@ class Connection:
                 continue
             if not data:
                 raise ConnectionResetError
+            self._hold(len(data))
             parser.receive(data)
             body = parser.body()
             if body is not None:
                 return body
 
-    async def _refuse(self, error: StokerError) -> None:
+    def _hold(self, size: int) -> None:
+        """Count bytes of a body that came in more than one piece, until its request is answered.
+
+        Raises:
+          QueueFull: all connections together hold `BODIES_BYTES_MAX`.
+        """
+        self._held += size
+        self._door.held_bytes += size
+        if self._door.held_bytes > BODIES_BYTES_MAX:
+            raise QueueFull(detail=f"{BODIES_BYTES_MAX} bytes of request bodies are being held")
+
+    async def _refuse(self, error: StokerError, *, head_only: bool = False) -> None:
         """Answer a request that cannot be served, or not be understood; what comes behind it is not looked at."""
         self._enter(Phase.WRITING, self._door.http.write_s)
-        await self._send(error_reply(error), head_only=False, keep_alive=False, http_1_0=False)
+        await self._send(error_reply(error), head_only=head_only, keep_alive=False, http_1_0=False)
         await self._linger()
 
     async def _timed_out(self) -> None:

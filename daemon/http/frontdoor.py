@@ -79,6 +79,8 @@ class FrontDoor:
         """The patrol's clock, at most `PATROL_S` behind: good enough for limits of seconds, and free."""
         self.date = ""
         """The Date header of replies, line end included; kept by the patrol."""
+        self.held_bytes = 0
+        """Bytes of request bodies that connections hold; they keep count."""
         self.draining = False
         self.refusing = False
         self._connections: set[Connection] = set()

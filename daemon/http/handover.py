@@ -29,6 +29,9 @@ __all__ = ["PEER_KEY", "ControlPlane"]
 PEER_KEY = "stoker.peer"
 """Member of the ASGI scope that holds the `Peer`."""
 
+LIFESPAN_S = 10.0
+"""How long the app may take to start, and to stop."""
+
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -51,21 +54,29 @@ class ControlPlane:
         config.keep_alive_timeout = http.keep_alive_s
         config.h11_max_incomplete_size = http.request_line_bytes_max + http.header_bytes_max
         config.include_server_header = False
+        config.startup_timeout = config.shutdown_timeout = LIFESPAN_S
         self._config = config
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the app's lifespan open until cancelled, as an ASGI server does."""
         lifespan = Lifespan(ASGIWrapper(self._app), self._config, self._state)
+        # Shielded, so that the app is told of the end instead of being cancelled with us.
+        alive = trio.CancelScope(shield=True)
+
+        async def hold() -> None:
+            with alive:
+                await lifespan.handle_lifespan()
+
         async with trio.open_nursery() as nursery:
-            await nursery.start(lifespan.handle_lifespan)
-            await lifespan.wait_for_startup()
-            task_status.started()
+            nursery.start_soon(hold)
             try:
+                await lifespan.wait_for_startup()
+                task_status.started()
                 await trio.sleep_forever()
             finally:
                 with trio.CancelScope(shield=True):
                     await lifespan.wait_for_shutdown()
-                nursery.cancel_scope.cancel()
+                alive.cancel()
 
     async def serve(self, sock: socket.socket, peer: Peer, received: bytes) -> None:
         """Serve one connection until it ends; ``received`` was read from it already. Takes over the socket."""

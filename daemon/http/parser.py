@@ -46,6 +46,9 @@ _chunk_line = re.compile(
     rb"([0-9A-Fa-f]{1,16})(?:;" + _TOKEN + rb"+(?:=(?:" + _TOKEN + rb"+|" + _QUOTED + rb"))?)*\r\n"
 ).match
 _chunk_line_start = re.compile(rb"(?:[0-9A-Fa-f]{1,16}(?:(?:;[\t -~\x80-\xff]*)?\r?)?)?").fullmatch
+_framing_field = re.compile(
+    rb"(?:^|\n)(?:content-length|transfer-encoding|host|connection|upgrade|te|trailer):", re.IGNORECASE
+).search
 _host = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(?::[0-9]{0,5})?").fullmatch
 _length = re.compile(r"[0-9]{1,18}").fullmatch
 
@@ -76,7 +79,7 @@ class RequestParser:
     """The requests of one connection, one after the other: `receive` bytes, ask for `head`, then for `body`."""
 
     __slots__ = (
-        "_blank", "_buffer", "_chunk", "_excess", "_head", "_http", "_line", "_parts", "_pos", "_seen", "_start",
+        "_blank", "_buffer", "_chunk", "_chunks", "_excess", "_head", "_http", "_line", "_parts", "_pos", "_seen", "_start",
         "_total", "_trailer",
     )  # fmt: skip
 
@@ -95,6 +98,9 @@ class RequestParser:
         """Bytes of complete lines of an unfinished head: they are good and not looked at again."""
         self._head: Head | None = None
         self._parts: list[bytes] = []
+        """The pieces of a body with a length."""
+        self._chunks = bytearray()
+        """A chunked body so far. Not a list: six million one-byte pieces would take 250 MB."""
         self._total = 0
         self._chunk = _SIZE
         self._excess = 0
@@ -172,12 +178,10 @@ class RequestParser:
             return part
         if part:
             self._parts.append(part)
-        return self._whole_body() if self._total == length else None
-
-    def _whole_body(self) -> bytes:
+        if self._total < length:
+            return None
         body = b"".join(self._parts)
         self._parts, self._total, self._head = [], 0, None
-        self._chunk, self._excess, self._trailer = _SIZE, 0, 0
         return body
 
     def _check_unfinished(self, buffer: bytes, pos: int) -> None:
@@ -209,7 +213,7 @@ class RequestParser:
             buffer, pos = self._buffer, self._pos
             if self._chunk > 0:
                 part = buffer[pos : pos + self._chunk]
-                self._parts.append(part)
+                self._chunks += part
                 self._pos += len(part)
                 self._chunk -= len(part)
                 if self._chunk:
@@ -227,7 +231,12 @@ class RequestParser:
                 if not self._chunk_begins(buffer, pos):
                     return None
             else:
-                return self._whole_body() if self._trailers_end(buffer, pos) else None
+                if not self._trailers_end(buffer, pos):
+                    return None
+                body = bytes(self._chunks)
+                self._chunks, self._total, self._head = bytearray(), 0, None
+                self._chunk, self._excess, self._trailer = _SIZE, 0, 0
+                return body
 
     def _chunk_begins(self, buffer: bytes, pos: int) -> bool:
         """Read the line with a chunk's size; False: it is not complete."""
@@ -255,6 +264,8 @@ class RequestParser:
         fields = _fields(buffer, pos, limit)
         assert fields is not None, "an empty match is a match"
         end = fields.end()
+        if _framing_field(buffer[pos:end]):  # RFC 9110 section 6.5.1
+            raise BadRequest("malformed trailer", detail="framing and routing do not belong there")
         self._trailer += end - pos
         self._pos = end
         if buffer[end : min(end + 2, limit)] == b"\r\n":

@@ -1,0 +1,125 @@
+"""The node as its own endpoints see it (`daemon.http.ops.Node`): one place that gathers what the parts know."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from daemon import errors
+from daemon.bundles import BundleStore
+from daemon.catalog import Catalog
+from daemon.core.views import InstanceView, NodeView, PoolView
+from daemon.http.ops import Connections, InstanceInfo, StartMode
+from daemon.interpreters import Interpreters
+from daemon.launcher import Launcher
+from daemon.logs import LogBook
+from daemon.metrics import Metrics
+from daemon.model import Function
+from daemon.registry import Registry
+from daemon.store.database import Database
+from daemon.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from daemon.http.frontdoor import FrontDoor
+
+
+class Node:
+    """What `daemon.http.ops` shows and does. ``front_door`` and ``draining`` are set by `daemon.serve`."""
+
+    def __init__(
+        self,
+        *,
+        bundle_bytes_max: int,
+        catalog: Catalog,
+        registry: Registry,
+        database: Database,
+        bundles: BundleStore,
+        supervisor: Supervisor,
+        launcher: Launcher,
+        log_book: LogBook,
+        metrics: Metrics,
+        interpreters: Interpreters,
+    ) -> None:
+        self.bundle_bytes_max = bundle_bytes_max
+        self.catalog = catalog
+        self.registry = registry
+        self.database = database
+        self.bundles = bundles
+        self.log_book = log_book
+        self.metrics = metrics
+        self.interpreters = interpreters
+        self.draining = False
+        self.front_door: FrontDoor | None = None
+        self._supervisor = supervisor
+        self._launcher = launcher
+        self._since_s = trio.current_time()
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the daemon was built."""
+        return trio.current_time() - self._since_s
+
+    def instances(self) -> list[InstanceInfo]:
+        """All that are not gone."""
+        return [self._info(view) for view in self._supervisor.scheduler.instances()]
+
+    def _info(self, view: InstanceView) -> InstanceInfo:
+        slot = self._supervisor.slots.get(view.instance_id)
+        now_s = trio.current_time()
+        plan = slot.plan if slot else None
+        _, number, _ = view.revision.split(".")  # daemon.deployer.Deployer.plan
+        return InstanceInfo(
+            id=view.instance_id,
+            app=plan.app_name if plan else "",
+            function=plan.function_name if plan else "",
+            function_id=view.function_id,
+            version=int(number),
+            state=view.state,
+            pid=slot.worker.pid if slot and slot.worker else None,
+            start_kind=view.start_kind,
+            age_s=round(now_s - view.born_s, 3),
+            idle_s=round(now_s - view.since_s, 3) if view.state == "idle" else None,
+            calls=view.calls,
+            memory_mib=round(view.memory_bytes / 2**20, 2),
+            memory_limit_mib=view.memory_mib,
+        )
+
+    def pool(self, function_id: str) -> PoolView | None:
+        """One function's instances, queue and PCU; None if it has none."""
+        return self._supervisor.scheduler.pool(function_id)
+
+    def view(self) -> NodeView:
+        """Memory, instances, templates."""
+        return self._supervisor.scheduler.node()
+
+    def start_mode(self, function: Function) -> StartMode:
+        """How its instances are started, and why."""
+        pool = self.pool(function.id)
+        known = {t.revision: t for t in self._launcher.templates()}
+        template = known.get(pool.revision) if pool else None
+        if template is None or (template.pid == 0 and template.forkable):
+            return StartMode(setting=function.live.start, forkable=None, reason="")
+        return StartMode(setting=function.live.start, forkable=template.forkable, reason=template.reason)
+
+    def connections(self) -> Connections:
+        """The front door's numbers."""
+        if self.front_door is None:
+            return Connections()
+        stats = self.front_door.stats
+        return Connections(
+            open=stats.connections,
+            accepted=stats.accepted,
+            refused=stats.refused,
+            timed_out=stats.timed_out,
+            clients_left=stats.clients_left,
+        )
+
+    def restart(self, function_id: str) -> int:
+        """End the function's idle instances; the floor is filled anew. How many went."""
+        scheduler = self._supervisor.scheduler
+        idle = [v for v in scheduler.instances() if v.function_id == function_id and v.state == "idle"]
+        for view in idle:
+            asked = errors.FunctionCrashed(detail="ended by a restart")
+            self._supervisor.obey(scheduler.condemn(view.instance_id, asked, now_s=trio.current_time()))
+        return len(idle)
