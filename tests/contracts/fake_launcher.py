@@ -1,8 +1,8 @@
 """A launcher without processes, of the same concurrency shape as the real one.
 
 Each worker is a task of its own at the far ends of two real pipes, and the near ends are a real `daemon.channel`: an
-answer arrives while its caller may be doing anything else, and garbage is garbage. Time is trio's, so the autojump clock
-works. What a worker does is said by a `Behaviour`, for all revisions or for one::
+answer arrives while its caller may be doing anything else, and garbage is garbage. Time is trio's, so the autojump
+clock works. What a worker does is said by a `Behaviour`, for all revisions or for one::
 
     launcher = FakeLauncher(limits, Behaviour(call_s=1.0))
     launcher.behaviours["revision-2"] = Behaviour(init_failure="Traceback ...")

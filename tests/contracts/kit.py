@@ -14,6 +14,7 @@ import trio
 from daemon.config import Limits
 from daemon.launcher import Launcher, Worker
 from daemon.model import Answer, LaunchPlan
+from runtime import wire
 from tests.contracts.fake_launcher import Behaviour, FakeLauncher
 
 PATIENCE_S = 60.0
@@ -30,18 +31,23 @@ FIRST = ECHO.replace("def handler", "count = 0\ndef answer").replace("\n    retu
 
 def first_call(code: str) -> str:
     """A function that does ``code`` at its first call and echoes at all others."""
-    return (
-        FIRST
-        + f"\ndef handler(ctx, data=None):\n    global count\n    count += 1\n    if count == 1:\n        {code}\n    return answer(ctx, data)\n"
-    )
+    return f"""{FIRST}
+def handler(ctx, data=None):
+    global count
+    count += 1
+    if count == 1:
+        {code}
+    return answer(ctx, data)
+"""
+
+
+def frame(**members: Any) -> str:
+    """Code of a function that writes a frame to the protocol's pipe."""
+    return f"os.write(4, {wire.encode(members)!r})"
 
 
 GARBAGE = "os.write(4, b'\\0\\0\\0\\4oops')\n        import time; time.sleep(1000)"
-FORGED = (
-    "import struct\n        "
-    "body = b'\\x86\\xa4type\\xa6answer\\xa2id\\xa1c\\xa5nonce\\x01\\xa6status\\xcc\\xc8\\xa7headers\\x90\\xa4body\\xc4\\0'\n"
-    "        os.write(4, struct.pack('>I', len(body)) + body)"
-)
+FORGED = frame(type="answer", id="c", nonce=1, status=200, headers=[], body=b"")
 
 FUNCTIONS: dict[str, tuple[str, Behaviour]] = {
     "echo": (ECHO, Behaviour()),

@@ -35,12 +35,14 @@ async def test_the_first_start_boots_the_template_and_later_ones_fork(kit: Kit) 
 
 async def test_launches_that_come_together_share_one_boot(kit: Kit) -> None:
     kinds: list[str] = []
+    everybody = trio.Event()
 
     async def one() -> None:
         async with kit.ready("talks") as worker:
             kinds.append(worker.start_kind)
-            while len(kinds) < 5:
-                await trio.sleep(0.001)
+            if len(kinds) == 5:
+                everybody.set()
+            await everybody.wait()
 
     async with trio.open_nursery() as nursery:
         for _ in range(5):
