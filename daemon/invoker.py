@@ -196,18 +196,15 @@ class Invoker:
         if isinstance(error, errors.FunctionFailed) and error.detail.startswith("MemoryError"):
             # RLIMIT_DATA, the backstop, was faster than the measurement.
             error = out_of_memory(slot)
-        now_s = trio.current_time()
         if slot.channel.usable and error.instance_survives:
-            self._supervisor.obey(self._scheduler.release(slot.instance_id, now_s=now_s))
+            self._supervisor.obey(self._scheduler.release(slot.instance_id, now_s=trio.current_time()))
             return error
-        self._supervisor.obey(self._scheduler.condemn(slot.instance_id, error, now_s=now_s))
         if isinstance(error, errors.FunctionCrashed):
-            with trio.move_on_after(EXIT_TEXT_WAIT_S):
-                await slot.gone.wait()
-            if slot.doom is not None and slot.doom is not error:
-                return slot.doom
+            with trio.move_on_after(EXIT_TEXT_WAIT_S, shield=True):
+                await slot.exited.wait()
             if slot.exit_text:
                 error.detail = f"the worker ended during the call: {slot.exit_text}"
+        self._supervisor.obey(self._scheduler.condemn(slot.instance_id, error, now_s=trio.current_time()))
         return error
 
     def _deadline(self, timeout_s: int) -> str:

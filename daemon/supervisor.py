@@ -57,8 +57,9 @@ class Slot:
     measured_s: float = -math.inf
     doom: StokerError | None = None
     """Why it is being killed."""
-    gone: trio.Event = field(default_factory=trio.Event)
+    exited: trio.Event = field(default_factory=trio.Event)
     exit_text: str = ""
+    """How its process ended; known when ``exited`` is set, unless we killed it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -274,15 +275,14 @@ class Supervisor:
         self._changed.set()
         status = await worker.exited()
         slot.exit_text = str(status)
+        slot.exited.set()
         # The caller is woken even if a child of the worker still holds the pipe's other end.
         worker.channel.abort(errors.FunctionCrashed(detail=f"the worker ended: {status}"))
 
     def _end(self, slot: Slot, failure: StokerError | None) -> None:
         """Synchronous, always reached: the instance is gone, whatever happened."""
-        if failure is not None and slot.doom is None and not slot.exit_text:
-            slot.exit_text = str(failure)
         del self.slots[slot.instance_id]
-        slot.gone.set()
+        slot.exited.set()
         self.obey(self.scheduler.exited(slot.instance_id, now_s=trio.current_time(), error=failure))
         if failure is not None and slot.plan.revision in self._preparing:
             self._preparing[slot.plan.revision].append(failure)
