@@ -34,7 +34,8 @@ ACCEPTED = {
 """Keys of ``fn`` that mean nothing here: no image is built. ``build`` and ``detached_mode`` are warned about."""
 OCI_KNOWN = {"provisioned_concurrency", "detached_mode", "pbf", "freeform_tags", "defined_tags"}
 
-_NAME = re.compile(r"[A-Za-z0-9\-_.~$&+=:@]{1,255}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,254}")
+"""Narrower than Fn's, because it names the bundle, too."""
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 _RUNTIME = re.compile(r"python(?:3\.?([0-9]{1,2})(?:\.ol[0-9]+)?)?")
 """``python``, ``python3.12`` (Fn), ``python312.ol9`` (OCI's code-only functions)."""
@@ -260,7 +261,7 @@ class _Reader:
         # As fn: without a name the directory's counts.
         name = self._text(item, "name") if item is not None else self._path.absolute().parent.name
         if not _NAME.fullmatch(name):
-            rule = "must be 1 to 255 of the characters A-Z a-z 0-9 - _ . ~ $ & + = : @"
+            rule = "must be letters, digits, '.', '_' and '-', beginning with a letter or digit"
             if item is None:
                 raise FuncFileError(f"{self._path.name}: name is missing, and the directory's name {name!r} {rule}")
             raise self._wrong(item, "name", rule)

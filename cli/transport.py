@@ -13,6 +13,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -66,12 +67,12 @@ def parse_url(url: str, *, source: str) -> Endpoint:
         path = url.removeprefix("unix:")
         path = "/" + path.lstrip("/") if path.startswith("//") else path
         return Endpoint("unix", socket=path)
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    try:
+    parts = None
+    host, port = None, None
+    with suppress(ValueError):
+        parts = urlsplit(url if "://" in url else f"http://{url}")
         host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+    if parts is None or parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
         raise CliError(
             f"{source}: {url!r} is not an address of a daemon",
             hint="use http://HOST:PORT, https://HOST:PORT or unix:/PATH/TO/stoker.sock",

@@ -155,8 +155,8 @@ def create_trigger(
     Examples:
       stoker create trigger demo hello web --source /hello
     """
-    found = settings.api.function(app, function)
     _check_source(source)
+    found = settings.api.function(app, function)
     body = _body(
         app_id=found["app_id"], fn_id=found["id"], name=name, type=kind, source=source, annotations=annotations
     )

@@ -21,7 +21,10 @@ from cli.transport import REPLY_S
 CHUNK_BYTES = 256 * 1024
 BAR_BYTES = 2**20
 """Uploads from this size on show a bar."""
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-/$&+=@~]{0,254}:[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
+_IMAGE = re.compile(
+    r"(?!sha256:)[A-Za-z0-9][A-Za-z0-9._-]*(?::\d+/)?(?:[A-Za-z0-9._/-]+)?:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+)
+"""As the daemon has it: perhaps a registry with its port, a path, a version."""
 INVOKE_ENDPOINT = "fnproject.io/fn/invokeEndpoint"
 HTTP_ENDPOINT = "fnproject.io/trigger/httpEndpoint"
 
@@ -95,11 +98,12 @@ def build(settings: Settings, directory: Path, target: Path, no_cache: bool) -> 
 @NO_CACHE
 @common
 @click.pass_obj
-def push(settings: Settings, source: Path, image: str | None, no_cache: bool) -> None:
+def push(settings: Settings, source: Path, image: str | None, no_cache: bool) -> int:
     """Send a bundle to the daemon under a name.
 
     A directory is bundled first; its NAME:VERSION may be left out when func.yaml says it. 'stoker create function
-    APP FUNCTION NAME:VERSION', or 'fn create function', then has something to name.
+    APP FUNCTION NAME:VERSION', or 'fn create function', then has something to name. A function that was made before
+    its bundle was there starts to run now.
 
     \b
     Examples:
@@ -120,10 +124,17 @@ def push(settings: Settings, source: Path, image: str | None, no_cache: bool) ->
         assert image is not None
         check_image(image)
         reply = upload(settings.api, path, image, digest, steps)
-    if settings.for_people:
-        steps.say(f"{image} is {reply.get('digest', digest)}")
-    else:
+    outcomes = reply.get("deployed") or []
+    if not settings.for_people:
         structured({**reply, "steps": steps.finished}, settings.form)
+    else:
+        steps.say(f"{image} is {reply.get('digest', digest)}")
+        for outcome in outcomes:
+            failure = (
+                f"cannot use it: {outcome.get('message')}" if outcome.get("code") else "was waiting for it and runs it"
+            )
+            steps.say(f"  function {outcome.get('function')} {failure}")
+    return 1 if any(outcome.get("code") for outcome in outcomes) else 0
 
 
 @click.command()

@@ -62,7 +62,7 @@ def function(settings: Settings, app: str, function: str, prop: str | None, stat
     Examples:
       stoker inspect function demo hello
       stoker inspect function demo hello --status
-      stoker inspect function demo hello --status pcu.available
+      stoker inspect function demo hello --status pool.pcu.available
       stoker inspect function demo hello --endpoint
     """
     found = settings.api.function(app, function)

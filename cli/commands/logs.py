@@ -22,7 +22,7 @@ from cli.transport import REPLY_S
 @click.option("--call", "call_id", metavar="ID", help="Only the lines of this call.")
 @click.option(
     "--tail",
-    type=click.IntRange(0, 1_000_000),
+    type=click.IntRange(0, 10_000),
     default=100,
     show_default=True,
     metavar="N",
@@ -70,8 +70,10 @@ def _show(settings: Settings, raw: bytes) -> None:
         sys.stdout.flush()
         return
     line = str(entry.get("line", ""))
-    # A pipe gets the line as it was written; a terminal must not be steered by it.
-    text = clean(line) if sys.stdout.isatty() else line
     head = f"{entry.get('at', '-')} {entry.get('call_id') or '-'} {entry.get('stream', '-')}"
-    click.echo(f"{click.style(head, dim=True)} {text}")
+    # A pipe gets the line as it was written; a terminal must not be steered by it.
+    if sys.stdout.isatty():
+        click.echo(f"{click.style(head, dim=True)} {clean(line)}")
+    else:
+        sys.stdout.buffer.write(f"{head} {line}\n".encode("utf-8", "replace"))
     sys.stdout.flush()

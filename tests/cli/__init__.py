@@ -1,0 +1,1 @@
+"""The stoker command against a daemon that only knows its lines."""
