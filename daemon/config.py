@@ -41,7 +41,7 @@ class Limits:
     """Most instances on the node at once."""
     function_instances_max: int = 200
     """Most instances of one function at once."""
-    queue_max: int = 256
+    queue_max: int = 1024
     """Most calls of one function that may wait for an instance; the next one gets 429 queue-full."""
     queue_s: float = 30.0
     """Longest wait of a call for an instance; then 503 node-busy with Retry-After."""
