@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from fdk.context import InvokeContext
 
 
+_FDK_HEADERS = {
+    constants.FN_FDK_VERSION: constants.VERSION_HEADER_VALUE,
+    constants.FN_FDK_RUNTIME: constants.RUNTIME_HEADER_VALUE,
+}
+
+
 class Response:
     """Body, headers and status of one answer."""
 
@@ -33,8 +39,7 @@ class Response:
         self.response_encoding = response_encoding
         if headers is None:
             headers = {}
-        headers[constants.FN_FDK_VERSION] = constants.VERSION_HEADER_VALUE
-        headers[constants.FN_FDK_RUNTIME] = constants.RUNTIME_HEADER_VALUE
+        headers.update(_FDK_HEADERS)
         ctx.SetResponseHeaders(headers, status_code)
 
     def status(self) -> int:

@@ -31,10 +31,12 @@ if TYPE_CHECKING:
 
     Handler = Callable[..., Any]
 
-__all__ = ["FAILURE_CHARS_MAX", "Failure", "Outcome", "Runner", "handle_request", "prepare"]
+__all__ = ["CALLER_LEFT", "FAILURE_CHARS_MAX", "Failure", "Outcome", "Runner", "handle_request", "prepare"]
 
 FAILURE_CHARS_MAX = 64 * 1024
 """Longest message and longest traceback that a `Failure` carries; the end of it is kept. The answer is not cut."""
+CALLER_LEFT = "the caller left"
+"""The message of a task's cancellation that is no failure of its handler."""
 WARM_UP_CALLS = 16
 """Calls that `prepare` makes to a handler of its own: CPython 3.11 specialises code from its eighth run on."""
 
@@ -234,19 +236,12 @@ def _outcome(response: Response, failure: Failure | None) -> Outcome:
     status = response.status()
     if status not in constants.FN_ENFORCED_RESPONSE_CODES:
         status = constants.FN_DEFAULT_RESPONSE_CODE
-    body = response.body_bytes()
+    body: Any = response.body_bytes()
     try:
-        headers = _header_list(fields)
-        return Outcome(int(status), headers, body if type(body) is bytes else _as_bytes(body), failure)
+        return Outcome(int(status), _header_list(fields), body if type(body) is bytes else b"%b" % body, failure)
     except Exception as exc:  # str() of a header's value is the author's code too
         text = f"Error: Writing response failed, connection closed {exc!r}".encode(errors="replace")
         return Outcome(502, [("content-type", "text/plain; charset=utf-8")], text, _failure("invalid-response", exc))
-
-
-def _as_bytes(body: object) -> bytes:
-    if isinstance(body, (bytes, bytearray)):
-        return bytes(body)
-    raise TypeError(f"body_bytes() gave {type(body).__name__}, not bytes")
 
 
 def _header_list(fields: dict[str, Any]) -> list[tuple[str, str]]:
@@ -324,11 +319,8 @@ def _open_loop() -> asyncio.AbstractEventLoop:
 
 
 def _ended_from_outside(exc: BaseException) -> bool:
-    """Whether it was not the handler that raised this but its task that is being ended: the caller left."""
+    """Whether it was not the handler that raised this but its task that is being ended."""
     if isinstance(exc, GeneratorExit):
         return True
     asyncio = sys.modules.get("asyncio")
-    if asyncio is None or not isinstance(exc, asyncio.CancelledError):
-        return False
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return asyncio is not None and isinstance(exc, asyncio.CancelledError) and exc.args == (CALLER_LEFT,)

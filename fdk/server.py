@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from fdk import event_handler, http1, log
-from fdk.runner import Runner
+from fdk.runner import CALLER_LEFT, Runner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
-            self._task.cancel()
+            self._task.cancel(CALLER_LEFT)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in, and answer when they complete a request."""
