@@ -28,7 +28,6 @@ DIFFERENCES: dict[str, tuple[str, ...]] = {
         "sends_the_request_headers_back",
     ),
     "response-header-safety": ("sends_a_line_break_in_a_header", "sends_a_header_name_with_a_space"),
-    "sigterm": (),
     "spaces-behind-headers": ("sees_spaces_behind_a_request_header",),
     "stale-sockets": (),
     "uvloop": (),

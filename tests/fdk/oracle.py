@@ -113,7 +113,7 @@ class HttpFunction:
         with self.connect() as sock:
             with contextlib.suppress(BrokenPipeError):  # answered and closed before it had all
                 sock.sendall(data)
-            return parse(_read_one(sock))
+            return parse(read_one(sock))
 
     def call(self, headers: Pairs, body: bytes = b"", *, call_id: str = "01CALL") -> Answer:
         return self.send(request(headers, body, call_id=call_id))
@@ -129,7 +129,7 @@ class HttpFunction:
         return self.log.read_text()
 
 
-def _read_one(sock: socket.socket) -> bytes:
+def read_one(sock: socket.socket) -> bytes:
     """One answer by its length, with what came along behind it. The official FDK leaves connections open."""
     data = b""
     with contextlib.suppress(ConnectionResetError):
