@@ -106,6 +106,22 @@ class Node:
         """How many more instances there may be when all that leaves is gone and all claims are met."""
         return self.limits.instances_max - len(self.instances) + self.leaving - len(self.claims)
 
+    def must_wait(self, revision: Revision) -> bool:
+        """One more instance of the revision has no place just now."""
+        limits, leaving = self.limits, self.leaving_templates
+        return (
+            self.used_mib + self.need_mib(revision) > limits.memory_mib
+            or len(self.instances) >= limits.instances_max
+            or revision.pool.instances >= limits.function_instances_max
+            or (
+                self.needs_template(revision)
+                and (
+                    len(self.templates) + len(leaving) >= limits.templates_max
+                    or any(template.revision == revision.id for template in leaving)  # one at a time
+                )
+            )
+        )
+
     # Instances
 
     def launch(self, revision: Revision, now_s: float) -> None:
@@ -219,7 +235,7 @@ class Node:
         """
         was = instance.state
         instance.on(event, now_s=now_s, deadline_s=now_s + self.limits.kill_s)
-        self._take_out(instance, was)
+        self._take_out(instance, was, now_s)
         if was is not State.STOPPING:
             self._leave(instance)
         self.alarms.set(instance)
@@ -230,7 +246,7 @@ class Node:
         was = instance.state
         instance.on(Event.EXITED, now_s=now_s)
         revision, pool = instance.revision, instance.revision.pool
-        self._take_out(instance, was)
+        self._take_out(instance, was, now_s)
         if was is State.STOPPING or was is State.KILLING:
             revision.leaving -= 1
             pool.leaving -= 1
@@ -265,7 +281,7 @@ class Node:
             self.leaving -= 1
             self.leaving_mib -= instance.memory_mib
 
-    def _take_out(self, instance: Instance, was: State) -> None:
+    def _take_out(self, instance: Instance, was: State, now_s: float) -> None:
         revision = instance.revision
         if was is State.STARTING:
             revision.starting -= 1
@@ -275,6 +291,7 @@ class Node:
         elif was is State.BUSY:
             del self.running[instance.call_id]
             instance.call_id = ""
+            revision.used_s = now_s
             revision.pool.broken += 1
 
     def _leave(self, instance: Instance) -> None:

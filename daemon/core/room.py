@@ -36,13 +36,7 @@ def admit(node: Node, revision: Revision, now_s: float, *, keep_mib: int, evict:
             _give_template_up(node, holder, now_s)
     elif short_mib > 0 or short_instances > 0 or slot != []:
         return False
-    if (
-        node.claims
-        or node.used_mib + node.need_mib(revision) > limits.memory_mib
-        or len(node.instances) >= limits.instances_max
-        or pool.instances >= limits.function_instances_max
-        or (node.needs_template(revision) and len(node.templates) + len(node.leaving_templates) >= limits.templates_max)
-    ):
+    if node.claims or node.must_wait(revision):
         if not evict:
             return False
         node.claim(revision)

@@ -64,18 +64,8 @@ def refusal_while_backing_off(revision: Revision, now_s: float) -> StokerError:
 
 def _meet_claims(node: Node, now_s: float) -> None:
     _drop_claims(node, now_s)
-    limits = node.limits
-    while node.claims:
-        revision = node.claims[0]
-        needs_template = node.needs_template(revision)
-        if (
-            node.used_mib + node.need_mib(revision) > limits.memory_mib
-            or len(node.instances) >= limits.instances_max
-            or revision.pool.instances >= limits.function_instances_max
-            or (needs_template and len(node.templates) + len(node.leaving_templates) >= limits.templates_max)
-        ):
-            return
-        node.unclaim(0)
+    while node.claims and not node.must_wait(node.claims[0]):
+        revision = node.unclaim(0)
         node.launch(revision, now_s)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from math import inf
+from typing import TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -11,6 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from daemon.core.pool import PoolSpec
 from tests.core.world import LIMITS, World
+
+T = TypeVar("T")
 
 FUNCTIONS = {
     "small": {"memory_mib": 128, "timeout_s": 5.0, "idle_timeout_s": 20.0},
@@ -20,6 +23,8 @@ FUNCTIONS = {
     "floor": {"memory_mib": 128, "timeout_s": 5.0, "idle_timeout_s": 4.0, "floor": 2},
 }
 functions = st.sampled_from(sorted(FUNCTIONS))
+which = st.integers(0, 11)
+"""Which one of those that there are: numbers shrink well, and a step keeps its meaning when others are left out."""
 
 
 class Node(RuleBasedStateMachine):
@@ -35,9 +40,6 @@ class Node(RuleBasedStateMachine):
             self.w.configure(self.w.spec(function, **given))
 
     # Choosing
-
-    def pick(self, data: st.DataObject, among: list[int] | list[str]) -> int | str | None:
-        return data.draw(st.sampled_from(among)) if among else None
 
     def instances(self, **wanted: bool) -> list[int]:
         found = []
@@ -64,17 +66,17 @@ class Node(RuleBasedStateMachine):
         for _ in range(count):
             self.w.call(function)
 
-    @rule(data=st.data())
-    def caller_leaves(self, data: st.DataObject) -> None:
-        if call := self.pick(data, list(self.w.calls)):
-            self.w.leave(str(call))
+    @rule(which=which)
+    def caller_leaves(self, which: int) -> None:
+        if call := pick(which, list(self.w.calls)):
+            self.w.leave(call)
 
     # Workers
 
-    @rule(data=st.data())
-    def ready(self, data: st.DataObject) -> None:
-        if i := self.pick(data, self.instances(ready=False, leaving=False, dead=False)):
-            self.w.ready(int(i))
+    @rule(which=which)
+    def ready(self, which: int) -> None:
+        if i := pick(which, self.instances(ready=False, leaving=False, dead=False)):
+            self.w.ready(i)
 
     @rule()
     def all_ready(self) -> None:
@@ -82,66 +84,66 @@ class Node(RuleBasedStateMachine):
             if i in self.w.processes and not self.w.processes[i].leaving:
                 self.w.ready(i)
 
-    @rule(data=st.data())
-    def ready_too_late(self, data: st.DataObject) -> None:
-        if i := self.pick(data, self.instances(ready=False, killed=True)):
-            self.w.ready(int(i))
+    @rule(which=which)
+    def ready_too_late(self, which: int) -> None:
+        if i := pick(which, self.instances(ready=False, killed=True)):
+            self.w.ready(i)
 
-    @rule(data=st.data())
-    def finish(self, data: st.DataObject) -> None:
-        if i := self.pick(data, self.instances(busy=True, dead=False)):
-            self.w.finish(int(i))
+    @rule(which=which)
+    def finish(self, which: int) -> None:
+        if i := pick(which, self.instances(busy=True, dead=False)):
+            self.w.finish(i)
 
     @rule()
     def all_finish(self) -> None:
         for i in self.instances(busy=True, dead=False):
             self.w.finish(i)
 
-    @rule(data=st.data())
-    def answer_too_late(self, data: st.DataObject) -> None:
+    @rule(which=which)
+    def answer_too_late(self, which: int) -> None:
         gone = [i for i in range(1, max(self.w.processes, default=0)) if i not in self.w.processes]
-        if i := self.pick(data, self.instances(killed=True) + gone[-2:]):
-            self.w.answer_too_late(int(i))
+        if i := pick(which, self.instances(killed=True) + gone[-2:]):
+            self.w.answer_too_late(i)
 
-    @rule(data=st.data())
-    def crash(self, data: st.DataObject) -> None:
-        if i := self.pick(data, self.instances(dead=False)):
-            self.w.crash(int(i))
+    @rule(which=which)
+    def crash(self, which: int) -> None:
+        if i := pick(which, self.instances(dead=False)):
+            self.w.crash(i)
 
-    @rule(data=st.data())
-    def end_of_channel(self, data: st.DataObject) -> None:
-        if i := self.pick(data, self.instances(busy=True, dead=True)):
-            self.w.end_of_channel(int(i))
+    @rule(which=which)
+    def end_of_channel(self, which: int) -> None:
+        if i := pick(which, self.instances(busy=True, dead=True)):
+            self.w.end_of_channel(i)
 
-    @rule(data=st.data())
-    def reap(self, data: st.DataObject) -> None:
-        if i := self.pick(data, self.instances(leaving=True) + self.instances(leaving=False, dead=True)):
-            self.w.reap(int(i))
+    @rule(which=which)
+    def reap(self, which: int) -> None:
+        if i := pick(which, self.instances(leaving=True) + self.instances(leaving=False, dead=True)):
+            self.w.reap(i)
 
     @rule()
     def reap_all(self) -> None:
         for i in self.instances(leaving=True) + self.instances(leaving=False, dead=True):
             self.w.reap(i)
 
-    @rule(data=st.data())
-    def start_fails(self, data: st.DataObject) -> None:
-        if i := self.pick(data, self.instances(ready=False, leaving=False)):
-            self.w.start_fails(int(i))
+    @rule(which=which)
+    def start_fails(self, which: int) -> None:
+        if i := pick(which, self.instances(ready=False, leaving=False)):
+            self.w.start_fails(i)
 
-    @rule(data=st.data(), fraction=st.sampled_from([0.5, 0.9]))
-    def grow(self, data: st.DataObject, fraction: float) -> None:
-        if i := self.pick(data, self.instances(ready=True)):
-            self.w.grow(int(i), fraction)
+    @rule(which=which, fraction=st.sampled_from([0.5, 0.9]))
+    def grow(self, which: int, fraction: float) -> None:
+        if i := pick(which, self.instances(ready=True)):
+            self.w.grow(i, fraction)
 
-    @rule(data=st.data())
-    def template_dies(self, data: st.DataObject) -> None:
-        if r := self.pick(data, sorted(self.w.templates)):
-            self.w.template_dies(str(r))
+    @rule(which=which)
+    def template_dies(self, which: int) -> None:
+        if r := pick(which, sorted(self.w.templates)):
+            self.w.template_dies(r)
 
-    @rule(data=st.data())
-    def template_reaped(self, data: st.DataObject) -> None:
-        if r := self.pick(data, sorted(self.w.leaving_templates)):
-            self.w.template_reaped(str(r))
+    @rule(which=which)
+    def template_reaped(self, which: int) -> None:
+        if r := pick(which, [r for r, _ in self.w.leaving_templates]):
+            self.w.template_reaped(r)
 
     # Time
 
@@ -167,18 +169,18 @@ class Node(RuleBasedStateMachine):
         self.w.prepare(self.w.spec(function, **FUNCTIONS[function]))
 
     @precondition(lambda self: self.w.prepared)
-    @rule(data=st.data())
-    def flip(self, data: st.DataObject) -> None:
-        spec = self.w.prepared[str(self.pick(data, sorted(self.w.prepared)))]
+    @rule(which=which)
+    def flip(self, which: int) -> None:
+        spec = self.w.prepared[sorted(self.w.prepared)[which % len(self.w.prepared)]]
         ready, wanted = self.w.scheduler.prepared(spec.function_id, spec.revision)
         assert wanted >= 1
         if ready >= wanted:
             self.w.configure(spec)
 
     @precondition(lambda self: self.w.prepared)
-    @rule(data=st.data())
-    def abandon(self, data: st.DataObject) -> None:
-        self.w.abandon(str(self.pick(data, sorted(self.w.prepared))))
+    @rule(which=which)
+    def abandon(self, which: int) -> None:
+        self.w.abandon(sorted(self.w.prepared)[which % len(self.w.prepared)])
 
     @rule(function=functions)
     def roll_back(self, function: str) -> None:
@@ -359,6 +361,10 @@ class Node(RuleBasedStateMachine):
         assert self.w.scheduler.node().used_mib == 0
         assert self.w.scheduler.next_deadline_s() == inf
         assert self.w.scheduler.pools() == []
+
+
+def pick(which: int, among: list[T]) -> T | None:
+    return among[which % len(among)] if among else None
 
 
 def _fields(spec: PoolSpec) -> dict[str, object]:

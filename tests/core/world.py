@@ -40,7 +40,8 @@ class Process:
     dead: bool = False
     calls: int = 0
     grown: bool = False
-    used_s: float = -inf
+    idle_since: int = 0
+    """Which one in the order of all that ever became idle."""
 
     @property
     def leaving(self) -> bool:
@@ -74,9 +75,9 @@ class World:
     old: dict[str, PoolSpec] = field(default_factory=dict)
     """By revision: every one that was ever used."""
     templates: set[str] = field(default_factory=set)
-    leaving_templates: dict[str, float] = field(default_factory=dict)
-    failed_s: dict[str, float] = field(default_factory=dict)
-    """When a start of a function failed last."""
+    leaving_templates: list[tuple[str, float]] = field(default_factory=list)
+    backoff: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By revision: failed starts in a row, and before when none may follow."""
     used_s: dict[str, float] = field(default_factory=dict)
     log: list[Action] = field(default_factory=list)
     draining: bool = False
@@ -111,7 +112,7 @@ class World:
                     assert revision in self.templates, f"{revision} has no template"
                     assert not any(p.revision == revision for p in self.processes.values())
                     self.templates.remove(revision)
-                    self.leaving_templates[revision] = self.now_s
+                    self.leaving_templates.append((revision, self.now_s))
             assert self.memory_mib() <= self.limits.memory_mib, f"memory oversold by {action}"
         self.broken = False
         return actions
@@ -122,7 +123,7 @@ class World:
         spec = self.old[revision]
         assert spec.function_id == function
         assert spec in (self.specs.get(function), self.prepared.get(function)), f"{revision} is not wanted"
-        assert self.now_s >= self.failed_s.get(revision, -inf) + self.limits.backoff_s, "launched while backing off"
+        assert self.now_s >= self.backoff.get(revision, (0, -inf))[1], "launched while backing off"
         if spec.uses_template:
             self.templates.add(revision)
         self.processes[instance_id] = Process(function, revision, spec.memory_mib, self.now_s)
@@ -137,7 +138,7 @@ class World:
         assert process.revision == spec.revision, "a call went to another revision"
         stack = self.stacks[call.function]
         assert stack.pop() == instance_id, "not the most recently used instance"
-        process.call, call.instance, process.used_s = call_id, instance_id, self.now_s
+        process.call, call.instance = call_id, instance_id
 
     def _stop(self, instance_id: int) -> None:
         process = self.processes[instance_id]
@@ -165,8 +166,15 @@ class World:
             process.call = None
 
     def _failed(self, revision: str) -> None:
-        if self.now_s >= self.failed_s.get(revision, -inf) + 1.1 * self.limits.backoff_s_max:
-            self.failed_s[revision] = self.now_s  # several at about the same time are one failure
+        count, retry_s = self.backoff.get(revision, (0, -inf))
+        pause_s = min(self.limits.backoff_s * 2 ** (count - 1), self.limits.backoff_s_max)
+        if self.now_s < retry_s:
+            return  # several at about the same time are one failure
+        if self.now_s < retry_s + 0.1 * pause_s:
+            self.backoff[revision] = (count, -inf)  # with this jitter, who knows whether it counts
+            return
+        pause_s = min(self.limits.backoff_s * 2**count, self.limits.backoff_s_max)
+        self.backoff[revision] = (count + 1, self.now_s + pause_s if retry_s > -inf or not count else -inf)
 
     def _unstack(self, instance_id: int) -> None:
         for stack in self.stacks.values():
@@ -175,7 +183,9 @@ class World:
 
     def _end(self, call_id: str, how: StokerError | str) -> None:
         assert call_id not in self.ended, f"{call_id} ends twice"
-        del self.calls[call_id]
+        call = self.calls.pop(call_id)
+        if call.instance is not None:
+            self.used_s[call.function] = self.now_s
         self.ended[call_id] = how if isinstance(how, str) else how.code
         if not isinstance(how, str):
             self.errors[call_id] = how
@@ -228,15 +238,18 @@ class World:
         late = process.leaving
         if not late:
             process.ready = True
-            if self._is_live(process):
-                self.stacks[process.function].append(instance_id)
-            self.failed_s.pop(process.revision, None)
+            self._stack(instance_id)
+            self.backoff.pop(process.revision, None)
         actions = self.obey(self.scheduler.ready(instance_id, now_s=self.now_s, kind=kind))
         assert not (late and actions)
 
-    def _is_live(self, process: Process) -> bool:
+    def _stack(self, instance_id: int) -> None:
+        process = self.processes[instance_id]
+        self.names += 1
+        process.idle_since = self.names
         spec = self.specs.get(process.function)
-        return spec is not None and spec.revision == process.revision
+        if spec is not None and spec.revision == process.revision:
+            self.stacks[process.function].append(instance_id)
 
     def finish(self, instance_id: int) -> None:
         """The worker answers."""
@@ -245,9 +258,7 @@ class World:
         self._end(process.call, "ok")
         process.call = None
         process.calls += 1
-        self.used_s[process.function] = self.now_s
-        if self._is_live(process):
-            self.stacks[process.function].append(instance_id)
+        self._stack(instance_id)
         self.obey(self.scheduler.release(instance_id, now_s=self.now_s))
 
     def answer_too_late(self, instance_id: int) -> None:
@@ -286,7 +297,7 @@ class World:
         self.obey(self.scheduler.template_gone(revision, now_s=self.now_s))
 
     def template_reaped(self, revision: str) -> None:
-        del self.leaving_templates[revision]
+        self.leaving_templates.remove(next(t for t in self.leaving_templates if t[0] == revision))
         self.obey(self.scheduler.template_gone(revision, now_s=self.now_s))
 
     def grow(self, instance_id: int, fraction: float) -> None:
@@ -309,7 +320,7 @@ class World:
         function = spec.function_id
         self.old[spec.revision] = spec
         if function not in self.specs or self.specs[function].revision != spec.revision:
-            self.failed_s.pop(spec.revision, None)
+            self.backoff.pop(spec.revision, None)
         self.specs[function] = spec
         if self.prepared.get(function) is not None and self.prepared[function].revision == spec.revision:
             del self.prepared[function]
@@ -317,14 +328,13 @@ class World:
         idle = [i for i in ready if self.processes[i].call is None and not self.processes[i].leaving]
         if set(idle) != set(self.stacks.get(function, [])):
             self.stacks[function] = []
-            order = {v.instance_id: v.since_s for v in self.scheduler.instances()}
-            self.stacks[function] = sorted(idle, key=lambda i: (order[i], i))
+            self.stacks[function] = sorted(idle, key=lambda i: self.processes[i].idle_since)
         self.obey(self.scheduler.configure(spec, now_s=self.now_s))
 
     def prepare(self, spec: PoolSpec) -> None:
         self.prepared[spec.function_id] = spec
         self.old[spec.revision] = spec
-        self.failed_s.pop(spec.revision, None)
+        self.backoff.pop(spec.revision, None)
         self.obey(self.scheduler.prepare(spec, now_s=self.now_s))
 
     def abandon(self, function: str) -> None:
@@ -351,13 +361,13 @@ class World:
         """Let time pass; the shell ticks at each deadline. Templates that were told to go do so in time."""
         until_s = self.now_s + seconds
         for _ in range(10_000):
-            gone_s = min(self.leaving_templates.values(), default=inf) + self.limits.kill_s * 0.9
+            gone_s = min((s for _, s in self.leaving_templates), default=inf) + self.limits.kill_s * 0.9
             next_s = min(self.scheduler.next_deadline_s(), gone_s)
             assert next_s >= self.now_s or gone_s <= self.now_s, "a deadline lies in the past"
             if next_s > until_s:
                 break
             self.now_s = max(next_s, self.now_s)
-            for revision, since_s in list(self.leaving_templates.items()):
+            for revision, since_s in list(self.leaving_templates):
                 if self.now_s >= since_s + self.limits.kill_s * 0.9:
                     self.template_reaped(revision)
             self.tick()
