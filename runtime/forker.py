@@ -43,15 +43,23 @@ class Forker:
     def serve(self) -> NoReturn:
         """Obey until the control socket is closed; then kill everything beneath this process and end."""
         try:
-            self._poll.register(self._sock, select.POLLIN)
-            while True:
-                for fd, _ in self._poll.poll():
-                    if fd in self._children:
-                        self._ended(fd)
-                    elif not self._request():
-                        self._end()
+            self._obey()
         except (EndRequested, OSError, control.ControlError):
+            pass
+        try:
             self._end()
+        except EndRequested:  # the socket was closed and the signal came too, in this order; it comes only once
+            self._end()
+
+    def _obey(self) -> None:
+        """Until the control socket is closed."""
+        self._poll.register(self._sock, select.POLLIN)
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd in self._children:
+                    self._ended(fd)
+                elif not self._request():
+                    return
 
     def _request(self) -> bool:
         received = control.receive(self._sock, self._allowed)

@@ -47,6 +47,7 @@ def main(argument: str) -> NoReturn:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the end must not be interrupted by a second one
     raise EndRequested
 
 
