@@ -48,8 +48,10 @@ async def hop() -> Response:
     body: bytes = await request.get_data(as_text=False)
     worker = await receive_idle.receive()
     _, down, up = worker
-    os.write(down, LENGTH.pack(len(body)) + body)
-    await trio.lowlevel.wait_readable(up)
-    frame = os.read(up, READ_BYTES)
-    await send_idle.send(worker)
+    # A handler is cancelled when its client leaves; the worker must be given back, and in step, all the same.
+    with trio.CancelScope(shield=True):
+        os.write(down, LENGTH.pack(len(body)) + body)
+        await trio.lowlevel.wait_readable(up)
+        frame = os.read(up, READ_BYTES)
+        await send_idle.send(worker)
     return Response(frame[LENGTH.size :], content_type="application/json")
