@@ -311,11 +311,13 @@ def _open_loop() -> asyncio.AbstractEventLoop:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and 3.13 warn before they make one
         try:
-            return asyncio.get_event_loop()
-        except RuntimeError:  # 3.14, or not the main thread
-            loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(loop)
-            return loop
+            loop = asyncio.get_event_loop()
+        except RuntimeError:  # the module ran a loop of its own, or this is 3.14, or not the main thread
+            loop = None
+    if loop is None or loop.is_closed():
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+    return loop
 
 
 def _ended_from_outside(exc: BaseException) -> bool:

@@ -152,13 +152,23 @@ def _read_what_is_there(sock: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def serve(
-    fdk: list[str], file: Path, *, entrypoint: str | None, directory: Path, env: dict[str, str] | None = None
+    fdk: list[str],
+    file: Path,
+    *,
+    entrypoint: str | None,
+    directory: Path,
+    env: dict[str, str] | None = None,
+    modules: Path | None = None,
 ) -> Iterator[HttpFunction]:
-    """A function process, from its socket being there until it is reaped. ``fdk``: the command before the file."""
-    directory.mkdir()
+    """A function process, from its socket being there until it is reaped.
+
+    ``fdk``: the command before the file; ``modules``: a directory that it can import from.
+    """
+    directory.mkdir(exist_ok=True)
     path, log = directory / "lsnr.sock", directory / "log"
-    own = {"PYTHONPATH": os.fspath(REPOSITORY)} if fdk == ours() else {}
-    environment = _environment({"FN_LISTENER": f"unix:{path}", **own, **(env or {})})
+    paths = [path for path in (modules, REPOSITORY if fdk == ours() else None) if path is not None]
+    python_path = os.pathsep.join(os.fspath(path) for path in paths)
+    environment = _environment({"FN_LISTENER": f"unix:{path}", "PYTHONPATH": python_path, **(env or {})})
     arguments = [*fdk, os.fspath(file), *([entrypoint] if entrypoint else [])]
     with log.open("wb") as output:
         process = subprocess.Popen(

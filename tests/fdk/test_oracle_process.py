@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,97 @@ def _without_paths(answer: oracle.Answer) -> oracle.Answer:
     body = re.sub(rb"\(/[^)]*/fdk/__init__\.py\)", b"(...)", answer.body)
     headers = tuple(pair for pair in answer.headers if pair[0] != "content-length")
     return oracle.Answer(answer.status, headers, body)
+
+
+def test_a_module_is_imported_inside_the_loop_by_the_entry_point_only(both: Both, tmp_path: Path) -> None:
+    """early-import: a worker's template has no loop, and a flaw of the module is a flaw of its start."""
+    source = "import asyncio\nloop = asyncio.get_running_loop()\n" + HELLO
+    official, http = answers(both, tmp_path, source, CALL)
+    assert official == http
+    assert http[0].status == 200
+    with oracle.run(tmp_path / "func.py", entrypoint="handler", directory=tmp_path / "runner") as runner:
+        assert runner.call([]) == oracle.NO_ANSWER
+        assert "RuntimeError: no running event loop" in runner.logged()
+
+
+def test_uvloop_is_not_imported_unasked(both: Both, tmp_path: Path) -> None:
+    """uvloop: the official one imports it when it is there."""
+    (tmp_path / "uvloop.py").write_text("import asyncio\nEventLoopPolicy = asyncio.DefaultEventLoopPolicy\n")
+    source = "import sys\ndef handler(ctx, data=None):\n    return str('uvloop' in sys.modules)\n"
+    official, http = answers(both, tmp_path, source, CALL, modules=tmp_path)
+    assert (official[0].body, http[0].body) == (b"True", b"False")
+
+
+def test_a_link_that_is_missing_beside_its_socket_does_not_stop_the_start(both: Both, tmp_path: Path) -> None:
+    """stale-sockets: the official one fails to bind."""
+    (tmp_path / "func.py").write_text(HELLO)
+    for number, fdk in enumerate(both):
+        home = tmp_path / str(number)
+        home.mkdir()
+        (home / "phonylsnr.sock").touch()
+        with ExitStack() as stack:
+            if fdk != both[1]:
+                stack.enter_context(pytest.raises(AssertionError, match="Address already in use"))
+            function = stack.enter_context(oracle.serve(fdk, tmp_path / "func.py", entrypoint=None, directory=home))
+            assert function.send(CALL).body == b"hello"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import fdk.async_http.app",
+        "import fdk.scripts.fdk",
+        "from fdk.runner import with_deadline",
+        "from fdk.customer_code import Python37DelayedImport",
+        "from fdk import context; context.context_from_format('json')",
+    ],
+)
+def test_what_is_inside_the_official_one_is_not_in_ours(both: Both, tmp_path: Path, statement: str) -> None:
+    """internals"""
+    python = Path(both[0][0]).parent / "python"
+    codes = []
+    for command, path in ((os.fspath(python), ""), (sys.executable, os.fspath(oracle.REPOSITORY))):
+        env = {"PATH": os.environ["PATH"], "PYTHONPATH": path}
+        ended = subprocess.run([command, "-c", statement], env=env, cwd=tmp_path, capture_output=True, timeout=60)
+        codes.append(ended.returncode)
+    assert codes == [0, 1]
+
+
+def test_a_connection_is_kept_by_the_official_one_that_was_to_be_closed(both: Both, tmp_path: Path) -> None:
+    """connection-close"""
+    request = CALL.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    (tmp_path / "func.py").write_text(HELLO)
+    kept = []
+    for number, fdk in enumerate(both):
+        with (
+            oracle.serve(fdk, tmp_path / "func.py", entrypoint=None, directory=tmp_path / str(number)) as function,
+            function.connect() as sock,
+        ):
+            sock.sendall(request)
+            assert oracle.parse(oracle.read_one(sock)).body == b"hello"
+            try:
+                sock.sendall(CALL)
+                kept.append(oracle.parse(oracle.read_one(sock)).body == b"hello")
+            except BrokenPipeError:
+                kept.append(False)
+    assert kept == [True, False]
+
+
+def test_tasks_go_on_between_the_calls_of_the_entry_point(both: Both, tmp_path: Path) -> None:
+    """background-tasks: in a worker they wait for the next call (test_runner.py)."""
+    source = (
+        "import asyncio\nasync def task():\n    for _ in range(10):\n        await asyncio.sleep(0)\n"
+        "    print('the task has ended')\n"
+        "async def handler(ctx, data=None):\n    handler.task = asyncio.create_task(task())\n"
+    )
+    (tmp_path / "func.py").write_text(source)
+    for number, fdk in enumerate(both):
+        with oracle.serve(fdk, tmp_path / "func.py", entrypoint=None, directory=tmp_path / str(number)) as function:
+            function.send(CALL)
+            until = time.monotonic() + oracle.WAIT_S
+            while "the task has ended" not in function.logged():
+                assert time.monotonic() < until
+                time.sleep(0.01)
 
 
 def test_a_failed_import_is_tried_again(both: Both, tmp_path: Path) -> None:
