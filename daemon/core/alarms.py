@@ -87,6 +87,7 @@ class Alarms:
         return inf
 
     def _compact(self) -> None:
-        self._heap = [entry for entry in self._heap if entry[2].alarm_s == entry[0]]
+        # In place: due() and next_s() may be walking through it.
+        self._heap[:] = [entry for entry in self._heap if entry[2].alarm_s == entry[0]]
         heapify(self._heap)
         self._compact_at = max(_COMPACT_AT_LEAST, 2 * len(self._heap))

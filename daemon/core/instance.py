@@ -9,7 +9,7 @@ what may come late on purpose (the worker's answer crossed our kill) is listed i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 from typing import TYPE_CHECKING
@@ -91,7 +91,7 @@ class Instance:
     """One worker process as the scheduler counts it."""
 
     id: int
-    revision: Revision
+    revision: Revision = field(repr=False)
     memory_mib: int
     """Reserved for it until GONE."""
     born_s: float
@@ -122,7 +122,9 @@ class Instance:
     stuck: bool = False
     """It should be GONE and is not: nobody counts on its memory."""
     worn: bool = False
-    """It has reached a reuse limit and goes as soon as it is idle."""
+    """It has grown beyond its reuse limit."""
+    relieved_s: float = inf
+    """Worn, and its replacement is starting: it stays until that is ready, but not longer than this."""
 
     def on(self, event: Event, *, now_s: float, deadline_s: float = inf) -> None:
         """Move to the next state.
@@ -135,6 +137,10 @@ class Instance:
         except KeyError:
             raise IllegalTransition(f"{event.name} while {self.state.name}: instance {self.id}") from None
         self.state, self.since_s, self.deadline_s = state, now_s, deadline_s
+
+    def is_worn(self, now_s: float) -> bool:
+        """It has reached a reuse limit: calls, age or growth."""
+        return self.worn or self.calls >= self.calls_max or now_s >= self.retire_at_s
 
     def is_late(self, event: Event) -> bool:
         """The event crossed ours on the way and is to be ignored."""

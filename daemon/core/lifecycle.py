@@ -14,7 +14,7 @@ from daemon.core.events import Event
 from daemon.core.instance import Instance, State
 from daemon.core.node import Node
 from daemon.core.pool import LeavingTemplate, Pool, PoolSpec, Revision, Role
-from daemon.core.settle import prepared_missing
+from daemon.core.settle import prepared_missing, start_replacement
 
 __all__ = [
     "abandon",
@@ -28,6 +28,7 @@ __all__ = [
     "start_failed",
     "template_gone",
     "time_is_up",
+    "wear_out",
 ]
 
 
@@ -208,8 +209,12 @@ def check_size(node: Node, revision: Revision, call_id: str) -> None:
 def make_ready(node: Node, instance: Instance, now_s: float, kind: str) -> None:
     """STARTING -> IDLE, and away again if its revision went meanwhile."""
     node.make_ready(instance, now_s, kind)
-    if instance.revision.role is Role.OUTGOING:
+    revision = instance.revision
+    if revision.role is Role.OUTGOING:
         node.retire(instance, now_s)
+    elif revision.pool.granted:
+        for worn in [i for i in revision.idle if i.relieved_s < inf]:
+            wear_out(node, worn, now_s)
 
 
 def start_failed(node: Node, revision: Revision, error: errors.StokerError, now_s: float) -> None:
@@ -247,11 +252,29 @@ def template_gone(node: Node, revision_id: str, now_s: float) -> None:
 
 
 def retire_worn(node: Node, now_s: float) -> None:
-    """POLICY: idle instances that were measured above their growth limit leave."""
+    """Idle instances that were measured above their growth limit leave."""
     worn, node.worn_idle = node.worn_idle, []
     for instance in worn:
         if instance.state is State.IDLE:
-            node.retire(instance, now_s)
+            wear_out(node, instance, now_s)
+
+
+def wear_out(node: Node, instance: Instance, now_s: float) -> None:
+    """POLICY: an idle instance that has reached a reuse limit leaves; one of a floor when its replacement is ready."""
+    revision, pool = instance.revision, instance.revision.pool
+    if (
+        revision.role is Role.LIVE
+        and revision.alive - revision.starting <= pool.granted
+        and now_s < instance.relieved_s
+        and not node.draining
+    ):
+        if instance.relieved_s == inf and start_replacement(node, revision, now_s):
+            instance.relieved_s = now_s + node.limits.start_s
+        if instance.relieved_s < inf:
+            instance.deadline_s = instance.relieved_s
+            node.alarms.set(instance)
+            return
+    node.retire(instance, now_s)
 
 
 # Time
@@ -298,8 +321,11 @@ def _instance_time_is_up(node: Node, instance: Instance, now_s: float) -> None:
 def _idle_time_is_up(node: Node, instance: Instance, now_s: float) -> None:
     revision = instance.revision
     timeout_s = revision.idle_timeout_s
+    if instance.is_worn(now_s):
+        wear_out(node, instance, now_s)
+        return
     stay_until_s = -inf
-    if revision.role is Role.PREPARED or revision.alive <= revision.pool.granted:
+    if revision.role is Role.PREPARED or revision.lasting <= revision.pool.granted:
         # POLICY: the floor never idles out.
         stay_until_s = instance.retire_at_s
     else:
@@ -324,6 +350,18 @@ def _refuse_overdue(node: Node, pool: Pool, now_s: float) -> None:
         live = pool.live
         if live is not None and live.alive == 0:
             pool.no_turn_before_s = now_s + node.limits.queue_s
-        waited = f"no instance became free within {node.limits.queue_s:g} s"
-        node.refuse(pool, waiting.call_id, errors.QueueTimeout(detail=waited))
+        why = f"no instance became free within {node.limits.queue_s:g} s: {_shortage(node, pool)}"
+        node.refuse(pool, waiting.call_id, errors.QueueTimeout(detail=why))
     node.alarms.set(pool)
+
+
+def _shortage(node: Node, pool: Pool) -> str:
+    limits = node.limits
+    if pool.instances >= limits.function_instances_max:
+        return f"all {pool.instances} instances that the function may have are taken"
+    if len(node.instances) >= limits.instances_max:
+        return f"all {limits.instances_max} instances that the node may have are taken"
+    if pool.live is not None and node.used_mib + node.short_mib + node.need_mib(pool.live) > limits.memory_mib:
+        floors = f", {node.short_mib} MiB kept for floors" if node.short_mib else ""
+        return f"{node.used_mib} of {limits.memory_mib} MiB are taken{floors}"
+    return f"{pool.instances} instances are there"

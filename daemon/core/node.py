@@ -295,6 +295,7 @@ class Node:
             revision.pool.broken += 1
 
     def _leave(self, instance: Instance) -> None:
+        instance.relieved_s = inf
         instance.revision.leaving += 1
         instance.revision.pool.leaving += 1
         instance.revision.pool.held_mib -= instance.memory_mib

@@ -70,7 +70,7 @@ class LeavingTemplate:
 class Revision:
     """All instances of one revision. Counts, not scans: a pool of 200 costs what a pool of one does."""
 
-    pool: Pool
+    pool: Pool = field(repr=False)
     spec: PoolSpec
     role: Role
     idle_timeout_s: float = 0.0
@@ -113,6 +113,11 @@ class Revision:
     def alive(self) -> int:
         """Instances that hold or may come to hold a call: STARTING, IDLE or BUSY."""
         return len(self.instances) - self.leaving
+
+    @property
+    def lasting(self) -> int:
+        """Those alive, without the worn ones whose replacement is under way."""
+        return self.alive - sum(instance.relieved_s < inf for instance in self.instances.values())
 
     @property
     def busy(self) -> int:

@@ -91,7 +91,7 @@ def evictable(node: Node, *, besides: str) -> tuple[list[Instance], list[Instanc
         pool = revision.pool
         if pool.function_id == besides or revision.role is not Role.LIVE:
             continue
-        left = above.setdefault(pool.function_id, revision.alive - pool.granted)
+        left = above.setdefault(pool.function_id, revision.lasting - pool.granted)
         if left <= 0:
             continue
         above[pool.function_id] = left - 1

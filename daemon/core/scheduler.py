@@ -128,9 +128,10 @@ class Scheduler:
             return []
         node = self._node
         # POLICY: worn instances, those of an old version, and those that another function needs more, leave.
-        worn = instance.worn or instance.calls >= instance.calls_max or now_s >= instance.retire_at_s
-        if worn or not revision.accepting or yields(node, instance, now_s):
+        if not revision.accepting or yields(node, instance, now_s):
             node.retire(instance, now_s)
+        elif instance.is_worn(now_s):
+            lifecycle.wear_out(node, instance, now_s)
         return self._rest(now_s)
 
     def cancel(self, call_id: str, *, now_s: float) -> list[Action]:

@@ -19,7 +19,7 @@ from daemon.core.pool import Pool, Revision, Role
 from daemon.core.room import admit
 from daemon.errors import InitFailed, StokerError
 
-__all__ = ["prepared_missing", "refusal_while_backing_off", "settle", "yields"]
+__all__ = ["prepared_missing", "refusal_while_backing_off", "settle", "start_replacement", "yields"]
 
 
 def settle(node: Node, now_s: float) -> None:
@@ -111,6 +111,16 @@ def _fill_floors(node: Node, now_s: float) -> None:
             # POLICY: what a floor was granted it gets, from idle instances of others if need be.
             if not admit(node, live, now_s, keep_mib=0, evict=True):
                 break
+
+
+def start_replacement(node: Node, revision: Revision, now_s: float) -> bool:
+    """Start one more of a live revision that is full, if there is free memory for it."""
+    return (
+        not revision.backing_off(now_s)
+        and not revision.pool.waiting
+        and _start_places(node, revision, background=True) > 0
+        and admit(node, revision, now_s, keep_mib=node.short_mib - revision.pool.short_mib, evict=False)
+    )
 
 
 def prepared_missing(node: Node, revision: Revision) -> int:
@@ -218,7 +228,7 @@ def _start_for_a_call(node: Node, pool: Pool, live: Revision, now_s: float) -> b
 def yields(node: Node, instance: Instance, now_s: float) -> bool:
     """Whether an instance that just got free goes away, though calls of its own function wait, for another function."""
     pool = instance.revision.pool
-    if node.blocked is None or node.blocked[0] is pool or instance.revision.alive <= pool.granted:
+    if node.blocked is None or node.blocked[0] is pool or instance.revision.lasting <= pool.granted:
         return False
     other, need_mib = node.blocked
     if not other.waiting or not (node.crowded or node.room_mib() - node.short_mib < need_mib):

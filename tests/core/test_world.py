@@ -258,7 +258,8 @@ class Node(RuleBasedStateMachine):
             used_s = self.w.used_s.get(view.function_id, -inf)
             in_use = busy or self.w.now_s < used_s + spec.idle_timeout_s
             if self.w.now_s > view.since_s + spec.idle_timeout_s and not in_use:
-                assert self.w.alive(view.function_id, spec.revision) <= spec.floor
+                alive = self.w.alive(view.function_id, spec.revision) - len(self.w.starting(view.function_id))
+                assert alive <= spec.floor
 
     @invariant()
     def nobody_waits_beside_an_idle_instance(self) -> None:
@@ -327,7 +328,8 @@ class Node(RuleBasedStateMachine):
             if keep_floors and missing > 0:
                 free_mib -= missing * other.memory_mib
                 free_mib -= LIMITS.template_mib if other.uses_template and other.revision not in self.w.templates else 0
-            spared = min(len(self.w.stacks.get(function, [])), max(0, -missing))
+            ready = -missing - (len(self.starting_live(function)) if other.floor else 0)  # one may relieve a worn one
+            spared = min(len(self.w.stacks.get(function, [])), max(0, ready))
             free_mib += spared * other.memory_mib
             places += spared
         unused = {r for r in self.w.templates if not any(p.revision == r for p in self.w.processes.values())}
