@@ -31,6 +31,7 @@ from daemon import config
 from daemon.errors import InternalError, InvalidFunction, RequestTooLarge
 from daemon.funcfile import settings_of
 from daemon.model import Bundle
+from daemon.tmpdirs import remove_tree
 
 __all__ = ["BundleStore", "Spool"]
 
@@ -106,8 +107,12 @@ class Spool:
 class BundleStore:
     """All bundles of a node. Its directories are made at the first use."""
 
-    def __init__(self, root: Path, limits: config.Bundles, *, interpreter: str = sys.executable) -> None:
+    def __init__(
+        self, root: Path, limits: config.Bundles, *, caches: Path | None = None, interpreter: str = sys.executable
+    ) -> None:
+        """``caches``: where directories named like the bundles' go with them (`daemon.tmpdirs.pycache`)."""
         self._root = root
+        self._caches = caches
         self._limits = limits
         self._interpreter = interpreter
         self._bundles = root / "sha256"
@@ -243,7 +248,7 @@ class BundleStore:
             return {"files": int(report["files"]), "unpacked_bytes": int(report["unpacked_bytes"])}
         if report.get("os_error"):
             raise InternalError("cannot unpack bundle", detail=report["os_error"])
-        member = f"{report['member']!r} " if report["member"] else ""
+        member = f"'{report['member']}' " if report["member"] else ""
         error = RequestTooLarge if report["too_large"] else InvalidFunction
         raise error(f"cannot unpack bundle: {member}{report['reason']}")
 
@@ -265,6 +270,8 @@ class BundleStore:
                 self._fresh.pop(digest, None)
                 path.rename(doomed)  # gone for everybody at once; the files follow
             shutil.rmtree(doomed)
+            if self._caches is not None:
+                remove_tree(str(self._caches / path.name))
             removed.append(digest)
         return removed
 

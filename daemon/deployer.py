@@ -45,6 +45,7 @@ class Deployer:
         *,
         limits: Limits,
         interpreters: Callable[[str], str],
+        on_forget: Callable[[str], None],
         log: Any,
     ) -> None:
         """``interpreters(runtime)`` gives an interpreter's path, "" for the daemon's own, or raises InvalidFunction."""
@@ -54,6 +55,7 @@ class Deployer:
         self._supervisor = supervisor
         self._limits = limits
         self._interpreters = interpreters
+        self._on_forget = on_forget
         self._log = log
         self._turns = trio.CapacityLimiter(DEPLOYS_AT_ONCE)
 
@@ -139,6 +141,7 @@ class Deployer:
     def forget(self, function_id: str) -> None:
         """The function was deleted and that is stored."""
         self._supervisor.forget(function_id)
+        self._on_forget(function_id)
 
     async def restore(self) -> None:
         """After a restart: configure every function and wait, within a limit, until every floor is filled."""

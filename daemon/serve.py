@@ -34,6 +34,7 @@ from daemon.http.frontdoor import FrontDoor
 from daemon.http.invoke import make_route
 from daemon.interpreters import Interpreters
 from daemon.invoker import Invoker
+from daemon.janitor import Janitor
 from daemon.launcher import Launcher
 from daemon.logs import LogBook
 from daemon.logsetup import setup_logging
@@ -49,7 +50,7 @@ DATA_LOCK = "stokerd.lock"
 LOCK_S = 5.0
 """How long to wait for a former daemon that is just leaving; then the data directory counts as in use."""
 LOCK_POLL_S = 0.02
-"""How often that is tried: flock has no other way to wait that can be given up."""
+"""How often that is tried."""
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 SOCKET_PATH_BYTES_MAX = 107
 """sockaddr_un.sun_path less its NUL (unix(7))."""
@@ -98,7 +99,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
     catalog.load(
         *await database.read(lambda conn: (records.apps(conn), records.functions(conn), records.triggers(conn)))
     )
-    bundles = BundleStore(config.data / "bundles", config.bundles)
+    bundles = BundleStore(config.data / "bundles", config.bundles, caches=config.data / "run" / "pycache")
     await trio.to_thread.run_sync(bundles.sweep_partial)
     ids, metrics = Ids(), Metrics()
     scheduler = Scheduler(limits, jitter=random.random)
@@ -108,9 +109,11 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
         supervisor = Supervisor(scheduler, launcher, limits=limits, log_book=log_book, log=log)
         launcher.on_template_gone = supervisor.template_gone
         invoker = Invoker(catalog, supervisor, metrics, log=log)
+        janitor = Janitor(database, bundles, log_book, metrics, log=log)
         deployer = Deployer(
-            database, catalog, bundles, supervisor, limits=limits, interpreters=interpreters.path_of, log=log
-        )
+            database, catalog, bundles, supervisor, limits=limits, interpreters=interpreters.path_of,
+            on_forget=janitor.forget, log=log,
+        )  # fmt: skip
         registry = Registry(
             database, catalog, deployer, ids=ids, pcu=config.pcu, versions_kept=config.bundles.versions_kept, log=log
         )
@@ -133,6 +136,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
             await nursery.start(launcher.run)
             await nursery.start(supervisor.run)
             await nursery.start(invoker.run)
+            await nursery.start(janitor.run)
             await deployer.restore()
             await nursery.start(front_door.serve, listeners.tcp + listeners.unix)
             await nursery.start(feed_watchdog)
@@ -212,21 +216,25 @@ async def data_directory(path: Path) -> AsyncIterator[None]:
     Raises:
       CannotServe: it cannot be made or written, or another daemon has it.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (path / "run").mkdir(exist_ok=True, mode=0o700)
-        fd = os.open(path / DATA_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise CannotServe(f"cannot use data directory {path}: {exc.strerror}; choose another with --data") from exc
+    fd = _make_data_directory(path)
     try:
         with trio.move_on_after(LOCK_S):
-            while not _locked(fd):
+            while not _locked(fd):  # noqa: ASYNC110 - flock has no other way to wait that can be given up
                 await trio.sleep(LOCK_POLL_S)
         if not _locked(fd):
             raise CannotServe(f"cannot use data directory {path}: another stokerd is using it")
         yield
     finally:
         os.close(fd)
+
+
+def _make_data_directory(path: Path) -> int:
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (path / "run").mkdir(exist_ok=True, mode=0o700)
+        return os.open(path / DATA_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise CannotServe(f"cannot use data directory {path}: {exc.strerror}; choose another with --data") from exc
 
 
 def _locked(fd: int) -> bool:

@@ -40,6 +40,7 @@ FLOORS = {
     "daemon.invoker": 4,
     "daemon.deployer": 4,
     "daemon.registry": 4,
+    "daemon.janitor": 4,
     "daemon.http": 5,
     "daemon.node": 6,
     "daemon.main": 6,

@@ -11,6 +11,7 @@ import trio
 from daemon.bundles import BundleStore
 from daemon.errors import BadRequest, NotFound, RequestTooLarge, StokerError
 from daemon.http.views import ApiReply, ApiRequest, Route, rfc3339
+from daemon.janitor import collect_bundles
 from daemon.model import Bundle, Function
 from daemon.registry import Registry
 from daemon.store import records
@@ -156,18 +157,6 @@ async def delete_bundle(store: Store, request: ApiRequest) -> ApiReply:
     await store.database.write(lambda conn: records.remove_reference(conn, image))
     await collect_bundles(store.database, store.bundles)
     return ApiReply(status=204)
-
-
-async def collect_bundles(database: Database, bundles: BundleStore) -> list[str]:
-    """Remove every bundle that no name and no kept version points at; the digests removed from the disk."""
-
-    def forget(conn: Any) -> set[str]:
-        keep = records.digests_in_use(conn)
-        records.forget_bundles(conn, keep)
-        return keep
-
-    keep = await database.write(forget)
-    return await trio.to_thread.run_sync(bundles.sweep, keep)
 
 
 ROUTES = [
