@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fdk import context, response, runner
+from fdk import context, fixtures, response, runner
 from tests.fdk import oracle
 
 FDK = oracle.REPOSITORY / "fdk"
@@ -267,6 +267,16 @@ for child in range(3):
 
 def test_instances_forked_after_prepare_have_loops_of_their_own() -> None:
     assert alone(FORKED).split() == ["0", "0", "0"]
+
+
+def test_a_call_that_is_dropped_while_it_waits_ends_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(ctx: Any, data: Any = None) -> None:
+        await types.coroutine(lambda: (yield))()  # type: ignore[arg-type, var-annotated]
+
+    coroutine = runner.Runner.of(fixtures.code(handler)).answer({}, b"")
+    coroutine.send(None)
+    coroutine.close()
+    assert [record for record in caplog.records if record.name == "fn"] == []
 
 
 def test_a_call_leaves_no_trace_in_the_next_one() -> None:

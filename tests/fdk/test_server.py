@@ -59,6 +59,21 @@ def test_pipelined_requests_are_answered_in_order() -> None:
     talk(talking, echo)
 
 
+def test_what_is_sent_ahead_waits_unread_and_is_read_in_the_end() -> None:
+    async def slow_echo(ctx: object, data: object) -> bytes:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return echo(ctx, data)
+
+    async def talking(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        bodies = [b"%d" % n * 1_000_000 for n in range(1, 5)]
+        writer.write(b"".join(oracle.request([], body) for body in bodies))
+        for body in bodies:
+            assert (await read_answer(reader))[1] == body
+
+    talk(talking, slow_echo)
+
+
 def test_an_idle_connection_is_closed() -> None:
     """idle-connections: the official FDK spins for ever."""
 
@@ -121,7 +136,7 @@ def test_a_connection_is_closed_when_the_client_says_so(first: bytes) -> None:
     talk(talking, echo)
 
 
-def test_a_handler_is_cancelled_when_its_client_leaves() -> None:
+def test_a_handler_is_cancelled_when_its_client_leaves(caplog: pytest.LogCaptureFixture) -> None:
     seen = []
 
     async def waiting(ctx: object, data: object) -> None:
@@ -144,6 +159,7 @@ def test_a_handler_is_cancelled_when_its_client_leaves() -> None:
 
     talk(talking, waiting)
     assert seen == ["started", "cancelled"]
+    assert [record for record in caplog.records if record.name == "fn"] == []
 
 
 def test_an_invalid_response_ends_the_connection_with_500() -> None:
@@ -231,3 +247,15 @@ def test_a_function_is_loaded_when_it_is_first_asked_for(tmp_path: Path) -> None
     assert function.handler()(None) == "loaded_late_func"
     assert function._delayed_module_class.executed
     del sys.modules["loaded_late_func"]
+
+
+def test_a_function_that_cannot_be_loaded_leaves_no_half_of_it_behind(tmp_path: Path) -> None:
+    file = tmp_path / "half_loaded_func.py"
+    file.write_text("x = 1\nimport no_such_module\n")
+    function = customer_code.Function(os.fspath(file))
+    with pytest.raises(ModuleNotFoundError):
+        function.handler()
+    assert "half_loaded_func" not in sys.modules
+    file.write_text("def handler(ctx, data=None):\n    return 'mended'\n")
+    assert function.handler()(None) == "mended"
+    del sys.modules["half_loaded_func"]

@@ -271,6 +271,12 @@ def writes_into_the_headers_of_a_response(ctx, data):
     return made
 
 
+@case()
+def writes_upper_case_before_its_response(ctx, data):
+    ctx.GetResponseHeaders()["X-One"] = "early"
+    return response.Response(ctx, "x", headers={"x-one": "late"})
+
+
 kept = []
 
 
