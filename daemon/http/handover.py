@@ -80,8 +80,14 @@ class ControlPlane:
 
     async def serve(self, sock: socket.socket, peer: Peer, received: bytes) -> None:
         """Serve one connection until it ends; ``received`` was read from it already. Takes over the socket."""
-        stream = _Replay(trio.SocketStream(trio.socket.from_stdlib_socket(sock)), received, self._http.write_s)
         context = WorkerContext(None)
+        stream = _Replay(
+            trio.SocketStream(trio.socket.from_stdlib_socket(sock)),
+            received,
+            write_s=self._http.write_s,
+            # Hypercorn's timer would hold the connection of a client that has gone until its keep-alive time is over.
+            ended=context.terminated.set,
+        )
         self._contexts.add(context)
         app = ASGIWrapper(self._wrapped(peer, context))
         state = ConnectionState(dict(self._state))
@@ -173,10 +179,14 @@ class _Log:
 class _Replay:
     """A socket stream that first gives bytes that were read before, and cuts a client that does not read."""
 
-    def __init__(self, stream: trio.SocketStream, received: bytes, write_s: float) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, received: bytes, *, write_s: float, ended: Callable[[], Awaitable[None]]
+    ) -> None:
+        """``ended`` is awaited when the client has closed its side."""
         self._stream = stream
         self._received = received
         self._write_s = write_s
+        self._ended = ended
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -188,7 +198,10 @@ class _Replay:
             cut = len(self._received) if max_bytes is None else max_bytes
             part, self._received = self._received[:cut], self._received[cut:]
             return part
-        return bytes(await self._stream.receive_some(max_bytes))
+        data = bytes(await self._stream.receive_some(max_bytes))
+        if not data:
+            await self._ended()
+        return data
 
     async def send_all(self, data: bytes) -> None:
         # Hypercorn shields this call, so the limit must be in here.
