@@ -187,10 +187,10 @@ def routes(rows: list[Route]) -> str:
 
 
 def described(route: Route) -> str:
-    """The handler's docstring without its first words, where these repeat method and path."""
+    """The handler's docstring without its first words, where these repeat method and path; else its name."""
     text = (route.handler.__doc__ or "").strip()
     head = f"{route.method} {route.path}"
-    return text.removeprefix(head).lstrip(": .\n") or "see the Fn API"
+    return text.removeprefix(head).lstrip(": .\n") or route.handler.__name__.replace("_", " ")
 
 
 PAGES: dict[str, Callable[[], str]] = {
