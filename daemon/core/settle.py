@@ -162,12 +162,12 @@ def _sacrifice(node: Node, canary: Revision, keep_mib: int, now_s: float) -> Non
 
 
 def _scale_out(node: Node, now_s: float) -> None:
-    """POLICY: one launch per function and round, so that a burst of one does not take the room of all."""
+    """POLICY: round robin, one launch per function and round, those first that hold least."""
     first = _whose_turn(node, now_s)
     progress = True
     while progress:
         progress = False
-        for pool in [first] if first is not None else list(node.hungry.values()):
+        for pool in [first] if first is not None else sorted(node.hungry.values(), key=_held_mib):
             live = pool.live
             if live is None or live.backing_off(now_s):
                 continue
@@ -180,6 +180,10 @@ def _scale_out(node: Node, now_s: float) -> None:
                 progress = True
         if first is not None and node.blocked is None:
             first, progress = None, True  # it has what it needs: the others go on
+
+
+def _held_mib(pool: Pool) -> int:
+    return pool.held_mib
 
 
 def _whose_turn(node: Node, now_s: float) -> Pool | None:
