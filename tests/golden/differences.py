@@ -124,6 +124,68 @@ DIFFERENCES = [
     ),
 ]
 
+
+def _of_call(number: int, change: Callable[[Answer], Answer], file: str = "10-invoke-contract.txt") -> Any:
+    """A change of the one recorded call on this connection."""
+
+    def apply(exchange: Exchange, expected: Answer, names: Mapping[str, str]) -> Answer:
+        return change(expected) if exchange.key == (file, number) else expected
+
+    return apply
+
+
+def _message(text: str) -> Callable[[Answer], Answer]:
+    return lambda answer: replace(answer, body=json.dumps({"message": text}).encode())
+
+
+CALLS = [
+    Difference(
+        "Out of memory is told",
+        "502 `error receiving function response`; only the server's log knows why",
+        "502 `function out of memory`; `detail` has limit and peak",
+        "The caller is the one who can raise the limit",
+        change=_of_call(378, _message("function out of memory")),
+    ),
+    Difference(
+        "A detached call is not waited for",
+        "The single-node server answers 200 when the function has ended",
+        "202 at once, as OCI and Fn's load balancer do",
+        "That is what detached means",
+        change=_of_call(
+            379, lambda a: Answer(202, None, b"", {k: v for k, v in (a.headers or {}).items() if k == "fn-call-id"})
+        ),
+    ),
+    Difference(
+        "A missing image names no registry",
+        "`Failed to pull image 'X': ` and what the registry's client said",
+        "`Failed to pull image 'X'`; `detail` says how to push the bundle",
+        "There is no registry",
+        change=_of_call(412, _message("Failed to pull image 'tst/nosuchimage:9'")),
+    ),
+    Difference(
+        "An update acts at once",
+        "A call just after an update of the image still runs the old one",
+        "It runs the new one, which here was never pushed",
+        "Fn's invoke path reads through a cache of 5 seconds",
+        change=_of_call(414, _message("Failed to pull image 'tst/raw:0.0.1'")),
+    ),
+    Difference(
+        "A deletion acts at once",
+        "A call just after the function's deletion still runs it",
+        "404 `Fn not found`",
+        "The same cache",
+        change=_of_call(428, lambda a: Answer(404, JSON_TYPE, b'{"message":"Fn not found"}', {}), "12-delete-raw.txt"),
+    ),
+    Difference(
+        "The file system is not read-only yet",
+        "Writing outside of /tmp and /dev/shm fails with EROFS",
+        "What the daemon's user may write can be written; there is no `/function`",
+        "Namespaces are the next step (docs/explanation/isolation.md)",
+        change=_of_call(372, lambda a: replace(a, body=b"WRITES")),
+    ),
+]
+"""Seen in recorded calls of functions, which are replayed against a running daemon (`test_live.py`)."""
+
 NOTES = [
     (
         "Errors say more",
@@ -241,6 +303,8 @@ def page() -> str:
         "|---|---|---|---|",
     ]
     lines += [f"| {d.name} | {d.fn} | {d.stoker} | {d.reason} |" for d in DIFFERENCES]
+    lines += ["", "## Seen in recorded calls", "", "| Difference | Fn | Stoker | Why |", "|---|---|---|---|"]
+    lines += [f"| {d.name} | {d.fn} | {d.stoker} | {d.reason} |" for d in CALLS]
     lines += ["", "## Others", ""]
     lines += [f"* **{title}.** {text}." for title, text in NOTES]
     return "\n".join(lines) + "\n"

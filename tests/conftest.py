@@ -1,4 +1,4 @@
-"""Fixtures: one shared daemon for tests that do not disturb it, a fresh one for those that do."""
+"""Fixtures for tests against a real stokerd: one shared daemon for tests that do not disturb it, a fresh one for those that do."""
 
 from __future__ import annotations
 
