@@ -1,4 +1,4 @@
-"""Fixtures for tests against a real stokerd: one shared daemon for tests that do not disturb it, a fresh one for those that do."""
+"""Fixtures against a real stokerd: a shared one for tests that do not disturb it, a directory for those that do."""
 
 from __future__ import annotations
 
