@@ -233,7 +233,7 @@ def load(text: str, *, source: str, environ: Mapping[str, str], data: Path | Non
                 raise ConfigError(f"{name}: unknown setting {section}.{key}; {_known(section)}")
             parsed = raw.split(",") if _types(SECTIONS[section])[key] not in (int, float, bool, str) else raw
             values.setdefault(section, {})[key] = (parsed, name)
-    top = {"data": Path(values.pop("data")[0])} if "data" in values else {}
+    top: dict[str, Any] = {"data": Path(values.pop("data")[0])} if "data" in values else {}
     built = {name: _build(name, given) for name, given in values.items()}
     config = Config(**top, **built)
     return replace(config, data=data) if data is not None else config

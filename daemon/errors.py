@@ -188,9 +188,7 @@ class InitFailed(FunctionError):
     """The worker ended or raised before it was ready; ``detail`` carries the traceback."""
 
     code, oci_code, instance_survives = "init-failed", "FunctionInvokeContainerInitFail", False
-    default_message = (
-        "Container failed to initialize, please ensure you are using the latest fdk and check the logs"
-    )
+    default_message = "Container failed to initialize, please ensure you are using the latest fdk and check the logs"
 
 
 class InitTimeout(FunctionError):
@@ -217,7 +215,8 @@ class DeployFailed(FunctionError):
 class NodeError(StokerError):
     """No room on this machine just now. Nothing was run; the client may try again."""
 
-    status, fault, oci_code, retry_after_s = 503, "node", "FunctionInvokeServiceUnavailable", 15
+    status, fault, oci_code = 503, "node", "FunctionInvokeServiceUnavailable"
+    retry_after_s: ClassVar[int | None] = 15
     default_message = "Timed out - server too busy"
 
 
@@ -236,7 +235,8 @@ class QueueTimeout(NodeError):
 class TooLargeForNode(NodeError):
     """The function's memory is more than the node's whole budget (Fn: models.ErrCallResourceTooBig)."""
 
-    status, code, retry_after_s = 400, "too-large-for-node", None
+    status, code = 400, "too-large-for-node"
+    retry_after_s = None
     default_message = "Requested CPU/Memory cannot be allocated"
 
 

@@ -1,8 +1,8 @@
 """What Stoker keeps: apps, functions, versions, triggers, bundles. Frozen values and the rules that need no database.
 
 Rules and texts of errors come from the Fn server (fn: api/models/*.go, reference fn-contract 1.2 to 1.5), because
-clients match on them. Times are integer milliseconds since the epoch (``_at``). Ids are 26 characters of Crockford base32
-that sort by creation time (fn: api/id/id.go).
+clients match on them. Times are integer milliseconds since the epoch (``_at``). Ids are 26 characters of Crockford
+base32 that sort by creation time (fn: api/id/id.go).
 """
 
 from __future__ import annotations

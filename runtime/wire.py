@@ -2,7 +2,8 @@
 
 A frame is a 4-byte big-endian length and that many bytes of one msgpack map with a ``type``. The daemon treats every
 byte from a worker as hostile, so the reader checks the length before it allocates, allows no extension types, and
-checks each member's type. A frame that is unknown, out of turn or malformed is a `ProtocolError`: the instance is killed.
+checks each member's type. A frame that is unknown, out of turn or malformed is a `ProtocolError`: the instance is
+killed.
 
 ========  =========  =====================================================================================
 type      direction  members

@@ -59,7 +59,7 @@ def demonstrate(url: str) -> bool:
     print(f"  hot call   {hot_s * 1000:.2f} ms   (median of {HOT_CALLS})")
     print(f"\nserving on {url} until Ctrl-C. Next, in another terminal:\n")
     shown = "" if url.endswith(":8080") else f"--url {url} "
-    print(f"  .venv/bin/stoker {shown}invoke demo hello -d '{{\"name\": \"you\"}}'")
+    print(f'  .venv/bin/stoker {shown}invoke demo hello -d \'{{"name": "you"}}\'')
     print(f"  .venv/bin/stoker {shown}init --runtime python mine && .venv/bin/stoker {shown}deploy --app demo mine\n")
     sys.stdout.flush()
     return True

@@ -45,12 +45,6 @@ FLOORS = {
     "daemon.node": 6,
     "daemon.main": 6,
     "daemon.serve": 6,
-    "daemon.funcfile": 3,
-    "daemon.output": 3,
-    "daemon.logsetup": 3,
-    "daemon.parents": 3,
-    "daemon.templates": 3,
-    "daemon.tmpdirs": 3,
 }
 PURE = ("daemon.core", "daemon.model", "daemon.errors", "daemon.catalog", "runtime.wire")
 IMPURE = {

@@ -1,8 +1,8 @@
 """The control plane's root: one Quart-Trio application over the tables of routes (`fn_api`, `ops`).
 
-Quart carries the bytes; which row answers, refusals and redirects are `daemon.http.routing`'s, so the tables run without
-any framework in tests. The data plane's routes are answered here too, by the same endpoints, for a request that comes on
-a connection which Hypercorn has already.
+Quart carries the bytes; which row answers, refusals and redirects are `daemon.http.routing`'s, so the tables run
+without any framework in tests. The data plane's routes are answered here too, by the same endpoints, for a request that
+comes on a connection which Hypercorn has already.
 """
 
 from __future__ import annotations

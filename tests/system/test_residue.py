@@ -18,7 +18,7 @@ WARM_UP = 200
 GROWTH_BYTES_MAX = 8 * 2**20
 """Over 800 cycles: 10 KiB each would be a leak worth finding."""
 LAZY_FDS = 10
-"""Descriptors that may still be opened once after the warm-up: the store's readers, three each. 800 cycles leak more."""
+"""Descriptors that may still be opened once after the warm-up: the store's readers, three each."""
 SOURCE = "import json\nDATA = {}\ndef handler(ctx, data=None):\n    return json.dumps(DATA)\n"
 
 
