@@ -30,6 +30,7 @@ DIFFERENCES: dict[str, tuple[str, ...]] = {
     "response-header-safety": ("sends_a_line_break_in_a_header", "sends_a_header_name_with_a_space"),
     "spaces-behind-headers": ("sees_spaces_behind_a_request_header",),
     "stale-sockets": (),
+    "sys-exit": (),
     "uvloop": (),
 }
 """Row -> the handlers (of tests/fdk/functions) whose answers differ because of it."""
