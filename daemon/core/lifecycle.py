@@ -53,7 +53,7 @@ def configure(node: Node, spec: PoolSpec, now_s: float) -> None:
         _send_away(node, old, now_s)
     for instance in list(revision.idle):  # the floor or the idle timeout may have changed
         instance.deadline_s = min(instance.since_s + revision.idle_timeout_s, instance.retire_at_s)
-        if instance.deadline_s <= now_s:
+        if instance.deadline_s <= now_s or instance.is_worn(now_s):
             _idle_time_is_up(node, instance, now_s)
         else:
             node.alarms.set(instance)

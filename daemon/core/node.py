@@ -68,6 +68,8 @@ class Node:
         """The first of the hungry that got no memory in the last round, and what it needs."""
         self.crowded = False
         """It was the number of instances that stopped it, not memory."""
+        self.turn_s = inf
+        """Before this no function that waits for memory has waited long enough to go before all others."""
         self.worn_idle: list[Instance] = []
         """Idle ones that were found to be worn."""
         self.restless = False
@@ -350,6 +352,8 @@ class Node:
         pool.waiting[call_id] = Waiting(call_id, now_s, now_s + self.limits.queue_s)
         self.waiting[call_id] = pool
         self.hungry.setdefault(pool.function_id, pool)
+        turn_s = policy.turn_starts_s(waiting_since_s=now_s, queue_s=self.limits.queue_s, not_before_s=-inf)
+        self.turn_s = min(self.turn_s, turn_s)
         self.alarms.set(pool)
 
     def refuse(self, pool: Pool, call_id: str, error: StokerError) -> None:

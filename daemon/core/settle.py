@@ -11,6 +11,7 @@ done, in this order, which is a policy of its own:
 from __future__ import annotations
 
 from math import inf
+from operator import attrgetter
 
 from daemon.core import policy
 from daemon.core.instance import Instance
@@ -167,9 +168,14 @@ def _scale_out(node: Node, now_s: float) -> None:
     progress = True
     while progress:
         progress = False
-        for pool in [first] if first is not None else sorted(node.hungry.values(), key=_held_mib):
+        for pool in [first] if first is not None else sorted(node.hungry.values(), key=attrgetter("held_mib")):
             live = pool.live
-            if live is None or live.backing_off(now_s):
+            # The quick ways out come first: on a full node hundreds may wait.
+            if node.crowded or node.starting + len(node.claims) >= node.limits.node_starts_at_once:
+                break
+            if live is None or (node.blocked is not None and live.spec.memory_mib >= node.blocked[1]):
+                continue
+            if live.backing_off(now_s):
                 continue
             wanted = policy.launches_wanted(waiting=len(pool.waiting), idle=len(pool.idle), starting=live.coming)
             if wanted == 0 or _start_places(node, live, background=False) <= 0:
@@ -182,21 +188,20 @@ def _scale_out(node: Node, now_s: float) -> None:
             first, progress = None, True  # it has what it needs: the others go on
 
 
-def _held_mib(pool: Pool) -> int:
-    return pool.held_mib
-
-
 def _whose_turn(node: Node, now_s: float) -> Pool | None:
     """The function that waits for memory for so long that it goes before all others."""
-    turn, oldest_s = None, inf
+    if now_s < node.turn_s:
+        return None
+    turn, oldest_s, node.turn_s = None, inf, inf
     for pool in node.hungry.values():
-        live = pool.live
-        if live is None or live.backing_off(now_s) or len(pool.waiting) <= live.coming:
-            continue
         since_s = next(iter(pool.waiting.values())).since_s
         starts_s = policy.turn_starts_s(
             waiting_since_s=since_s, queue_s=node.limits.queue_s, not_before_s=pool.no_turn_before_s
         )
+        node.turn_s = min(node.turn_s, starts_s)
+        live = pool.live
+        if live is None or live.backing_off(now_s) or len(pool.waiting) <= live.coming:
+            continue
         if starts_s <= now_s and since_s < oldest_s and live.alive == 0:
             turn, oldest_s = pool, since_s
     return turn
@@ -208,15 +213,11 @@ def _start_for_a_call(node: Node, pool: Pool, live: Revision, now_s: float) -> b
         return False
     if node.blocked is not None:
         first, first_need_mib = node.blocked
-        if (
-            node.crowded
-            or need_mib >= first_need_mib
-            or not policy.may_grow(
-                held_mib=pool.held_mib,
-                need_mib=need_mib,
-                blocked_held_mib=first.held_mib,
-                blocked_need_mib=first_need_mib,
-            )
+        if need_mib >= first_need_mib or not policy.may_grow(
+            held_mib=pool.held_mib,
+            need_mib=need_mib,
+            blocked_held_mib=first.held_mib,
+            blocked_need_mib=first_need_mib,
         ):
             return False
     # POLICY: memory that an unfilled floor needs is not there for others.

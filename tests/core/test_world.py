@@ -328,8 +328,9 @@ class Node(RuleBasedStateMachine):
             if keep_floors and missing > 0:
                 free_mib -= missing * other.memory_mib
                 free_mib -= LIMITS.template_mib if other.uses_template and other.revision not in self.w.templates else 0
-            ready = -missing - (len(self.starting_live(function)) if other.floor else 0)  # one may relieve a worn one
-            spared = min(len(self.w.stacks.get(function, [])), max(0, ready))
+            # A worn instance of a floor and the one that replaces it count as one.
+            worn = sum(self.w.processes[i].grown for i in self.w.of(function)) + len(self.starting_live(function))
+            spared = min(len(self.w.stacks.get(function, [])), max(0, -missing - (worn if other.floor else 0)))
             free_mib += spared * other.memory_mib
             places += spared
         unused = {r for r in self.w.templates if not any(p.revision == r for p in self.w.processes.values())}
