@@ -23,7 +23,7 @@ import sys
 # -I keeps the script's directory off sys.path. Appended, so that the standard library comes first.
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from daemon.unpack.archive import Limits, Refused
+from daemon.unpack.rules import Limits, Refused
 from daemon.unpack.writer import unpack
 
 DATA_BYTES_MAX = 512 * 2**20

@@ -11,16 +11,19 @@ It does not use `zipfile`: that one strips ``..`` silently, drops modes, and on 
 from __future__ import annotations
 
 import os
-import stat
 import struct
 import unicodedata
 import zlib
 
-ROOTS = ("function", "python", "resources")
-"""All that may stand at the root of a bundle (OCI code-only functions, Python)."""
+from daemon.unpack.rules import DIRECTORY, LINK, Limits, Refused, check_name, check_text, kind_of, shown
+
 BLOCK_BYTES = 256 * 1024
 RATIO_FREE_BYTES = 2**20
-"""Below this size no ratio is judged: a small file of zeros is no bomb."""
+"""Below this size no ratio of a member is judged: a small file of zeros is no bomb."""
+RATIO_FREE_TOTAL_BYTES = 16 * 2**20
+"""The same for the whole archive: a bomb may come in small parts."""
+LINKS_MAX = 8
+"""Longest chain of links."""
 DIRECTORY_BYTES_MAX = 64 * 2**20
 """Longest central directory: it is read into memory at once."""
 
@@ -33,34 +36,14 @@ DESCRIPTOR_SIGNATURE, LOCATOR_SIGNATURE = b"PK\7\x08", b"PK\6\7"
 ENCRYPTED, DESCRIPTOR, UTF8 = 0x0001, 0x0008, 0x0800
 FLAGS_ALLOWED = 0x0006 | DESCRIPTOR | UTF8  # 0x0006: how hard deflate tried
 STORED, DEFLATED = 0, 8
+VERSION_MAX = 45
+"""Version needed to extract. 20 would do; some writers always say 45 (ZIP64), more than that nobody has a reason to."""
 EXTRA_REFUSED = {
     0x0001: "ZIP64 sizes, which no bundle needs",
     0x7075: "a second name (extra field 0x7075)",
     0x0017: "strong encryption",
     0x9901: "AES encryption",
 }
-FILE, DIRECTORY, LINK = "file", "directory", "link"
-
-
-class Refused(Exception):
-    """The archive breaks a rule. ``member`` is the name as the archive has it, for people."""
-
-    def __init__(self, reason: str, member: str = "", *, too_large: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.member, self.too_large = reason, member, too_large
-
-
-class Limits:
-    """The numbers of `daemon.config.Bundles`, without its imports."""
-
-    def __init__(
-        self, *, unpacked_bytes_max: int, files_max: int, ratio_max: int, depth_max: int, path_bytes_max: int
-    ) -> None:
-        self.unpacked_bytes_max = unpacked_bytes_max
-        self.files_max = files_max
-        self.ratio_max = ratio_max
-        self.depth_max = depth_max
-        self.path_bytes_max = path_bytes_max
 
 
 class Member:
@@ -113,12 +96,6 @@ class Source:
 # ---- reading the structure ------------------------------------------------------------------------------------------
 
 
-def shown(raw: bytes) -> str:
-    """A member's name for a message: printable, bounded."""
-    text = ascii(raw.decode("utf-8", "surrogateescape"))[1:-1]
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
 def read_members(source: Source, limits: Limits) -> tuple[list[Member], int]:
     """All members in the order of the central directory, and where that directory starts."""
     end_at = _find_end(source)
@@ -166,25 +143,8 @@ def _find_end(source: Source) -> int:
 
 def _read_central(directory: bytes, at: int, limits: Limits) -> tuple[Member, int]:
     fields = CENTRAL.unpack_from(directory, at)
-    (
-        _,
-        _,
-        _,
-        flags,
-        method,
-        _,
-        _,
-        crc,
-        packed,
-        size,
-        n_name,
-        n_extra,
-        n_comment,
-        disk,
-        _,
-        attributes,
-        offset,
-    ) = fields
+    _, _, version, flags, method, _, _, crc, packed, size = fields[:10]
+    n_name, n_extra, n_comment, disk, _, attributes, offset = fields[10:]
     after = at + CENTRAL.size + n_name + n_extra + n_comment
     if after > len(directory):
         raise Refused("the central directory is cut short")
@@ -193,6 +153,10 @@ def _read_central(directory: bytes, at: int, limits: Limits) -> tuple[Member, in
     member.flags, member.method, member.crc = flags, method, crc
     member.packed, member.size, member.offset, member.data_at = packed, size, offset, -1
     name = shown(member.raw)
+    if version & 0xFF > VERSION_MAX:
+        raise Refused(
+            f"needs version {version & 0xFF} of the ZIP format, which has features that are not allowed", name
+        )
     if flags & ENCRYPTED:
         raise Refused("is encrypted", name)
     if flags & ~FLAGS_ALLOWED:
@@ -204,8 +168,8 @@ def _read_central(directory: bytes, at: int, limits: Limits) -> tuple[Member, in
     if disk:
         raise Refused("lies on another disk", name)
     _check_extra(directory[at + CENTRAL.size + n_name : after - n_comment], name)
-    member.path, is_directory = check_name(member.raw, flags, limits)
-    member.kind, member.executable = _kind(attributes, is_directory, name)
+    member.path, is_directory = check_name(member.raw, limits, marked_utf8=bool(flags & UTF8))
+    member.kind, member.executable = kind_of(attributes, is_directory, name)
     if member.kind == DIRECTORY and size:
         raise Refused("is a directory and has content", name)
     if member.kind == LINK and not 0 < size <= limits.path_bytes_max:
@@ -230,68 +194,6 @@ def _check_extra(extra: bytes, name: str) -> None:
             raise Refused(f"has {EXTRA_REFUSED[kind]}", name)
 
 
-def check_name(raw: bytes, flags: int, limits: Limits) -> tuple[str, bool]:
-    """The path without a trailing slash, and whether it had one (then it is a directory)."""
-    name = shown(raw)
-    if not raw:
-        raise Refused("a member has no name")
-    if len(raw) > limits.path_bytes_max:
-        raise Refused(f"has a name of {len(raw)} bytes, {limits.path_bytes_max} allowed", name)
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise Refused("has a name that is not UTF-8", name) from None
-    if not text.isascii() and not flags & UTF8:
-        raise Refused("has a name outside ASCII that is not marked as UTF-8", name)
-    check_text(text, name)
-    is_directory = text.endswith("/")
-    path = text[:-1] if is_directory else text
-    if path.startswith("/"):
-        raise Refused("has an absolute name", name)
-    parts = path.split("/")
-    if len(parts) > limits.depth_max:
-        raise Refused(f"is {len(parts)} levels deep, {limits.depth_max} allowed (bundles.depth_max)", name)
-    for part in parts:
-        if part in ("", ".", ".."):
-            raise Refused(f"has {part!r} as a part of its name", name)
-        if len(part.encode()) > 255:
-            raise Refused("has a part of more than 255 bytes in its name", name)
-    if parts[0] == "native":
-        raise Refused(
-            "native/ is only for multi-architecture applications; build the dependencies for this machine into python/",
-            name,
-        )
-    if parts[0] not in ROOTS:
-        raise Refused(f"is outside {', '.join(root + '/' for root in ROOTS)}: nothing else may be at the root", name)
-    if len(parts) == 1 and not is_directory:
-        raise Refused(f"must be a directory: {parts[0]}/", name)
-    return path, is_directory
-
-
-def check_text(text: str, name: str) -> None:
-    """Refuse what a terminal, a log or another operating system would read differently."""
-    if "\\" in text:
-        raise Refused("has a backslash in its name", name)
-    for char in text:
-        # Cc: control, Cf: invisible formatting (text that runs backwards), Zl and Zp: line ends of Unicode
-        if not " " <= char <= "~" and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-            raise Refused(f"has the control character U+{ord(char):04X} in its name", name)
-
-
-def _kind(attributes: int, is_directory: bool, name: str) -> tuple[str, bool]:
-    """FILE, DIRECTORY or LINK and the x bit, from the Unix mode if there is one, whatever system made it."""
-    mode, dos = attributes >> 16, attributes & 0xFFFF
-    if mode & (stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX):
-        raise Refused(f"has special mode bits ({stat.filemode(mode)}): setuid, setgid and sticky are not allowed", name)
-    kinds = {0: "", stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: LINK}
-    if stat.S_IFMT(mode) not in kinds:
-        raise Refused(f"is a device, pipe or socket ({stat.filemode(mode)})", name)
-    kind = kinds[stat.S_IFMT(mode)] or (DIRECTORY if is_directory else FILE)
-    if (kind == DIRECTORY) != is_directory or (dos & 0x10 and not is_directory) or dos & 0x08:
-        raise Refused("is a directory by its name or by its attributes, but not by both", name)
-    return kind, kind == FILE and bool(mode & 0o100)
-
-
 # ---- checking the whole ---------------------------------------------------------------------------------------------
 
 
@@ -314,7 +216,7 @@ def check_tree(members: list[Member], limits: Limits) -> dict[str, Member | None
                     raise Refused("is there twice", name)
                 tree[path] = member
             elif (above := tree.setdefault(path, None)) is not None and above.kind != DIRECTORY:
-                raise Refused(f"lies inside {shown(path.encode())!r}, which is a {above.kind}", name)
+                raise Refused(f"lies inside '{shown(path.encode())}', which is a {above.kind}", name)
         if len(tree) > limits.files_max:
             raise Refused(
                 f"more than {limits.files_max} files and directories (bundles.files_max)",
@@ -336,7 +238,7 @@ def check_sizes(source: Source, members: list[Member], limits: Limits) -> None:
                 f"unpacks to more than {limits.unpacked_bytes_max} bytes (bundles.unpacked_bytes_max)",
                 shown(member.raw), too_large=True,
             )  # fmt: skip
-    if total > RATIO_FREE_BYTES and total > limits.ratio_max * source.size:
+    if total > RATIO_FREE_TOTAL_BYTES and total > limits.ratio_max * source.size:
         raise Refused(f"{source.size} bytes unpack to {total}: over {limits.ratio_max} to 1 (bundles.ratio_max)")
 
 
@@ -357,7 +259,7 @@ def check_layout(source: Source, members: list[Member], directory_at: int) -> No
             raise Refused("has no local header where the central directory says", name)
         names = source.read(member.offset + LOCAL.size, n_name + n_extra)
         if names[:n_name] != member.raw:
-            raise Refused(f"is called {shown(names[:n_name])!r} in its local header", name)
+            raise Refused(f"is called '{shown(names[:n_name])}' in its local header", name)
         if (flags, method) != (member.flags, member.method):
             raise Refused("has other flags or another compression in its local header", name)
         _check_extra(names[n_name:], name)
@@ -408,25 +310,32 @@ def check_links(source: Source, tree: dict[str, Member | None], limits: Limits) 
 
 def _follow(path: str, targets: dict[str, str], tree: dict[str, Member | None]) -> None:
     at, name = path, shown(path.encode())
-    for _ in range(8):
+    for _ in range(LINKS_MAX):
         parts = at.split("/")[:-1]
+        lost = f"is a link to '{shown(targets[at].encode())}', which is not in the bundle"
         for part in targets[at].split("/"):
+            # Each step is a real directory, not a link to one, so that ".." means here what it means to the kernel.
+            if parts and not _is_directory(tree, "/".join(parts)):
+                raise Refused(lost, name)
             if part == ".." and not parts:
                 raise Refused("is a link that leads out of the bundle", name)
             if part == "..":
                 parts.pop()
             elif part not in ("", "."):
                 parts.append(part)
-            # Each step is a real directory (or the last one), so that ".." means here what it means to the kernel.
-            if (here := "/".join(parts)) and here not in tree:
-                raise Refused(f"is a link to {shown(targets[at].encode())!r}, which is not in the bundle", name)
         at = "/".join(parts)
+        if at and at not in tree:
+            raise Refused(lost, name)
         if at not in targets:
             break
     else:
-        raise Refused("is a link that goes in a circle, or over more than 8 other links", name)
+        raise Refused(f"is a link that goes in a circle, or over more than {LINKS_MAX} links", name)
     if not at or path.startswith(at + "/"):
         raise Refused("is a link to a directory that it lies in", name)
+
+
+def _is_directory(tree: dict[str, Member | None], path: str) -> bool:
+    return path in tree and ((member := tree[path]) is None or member.kind == DIRECTORY)
 
 
 def payload(source: Source, member: Member):  # type: ignore[no-untyped-def]  # Iterator[bytes]: typing costs 5 ms here

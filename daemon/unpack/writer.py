@@ -6,11 +6,7 @@ import ctypes
 import os
 
 from daemon.unpack.archive import (
-    DIRECTORY,
-    FILE,
-    Limits,
     Member,
-    Refused,
     Source,
     check_layout,
     check_links,
@@ -19,6 +15,7 @@ from daemon.unpack.archive import (
     payload,
     read_members,
 )
+from daemon.unpack.rules import DIRECTORY, FILE, Limits, Refused
 
 FSYNC_EACH_MAX = 256
 """POLICY: up to so many entries are synced one by one, more with one syncfs (1,000 files: 0.3 s against 0.12 s)."""
