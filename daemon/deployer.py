@@ -73,7 +73,7 @@ class Deployer:
             bundle = await self._database.read(lambda conn: records.bundle(conn, new.live.digest))
             if bundle is None:
                 raise errors.BundleMissing(detail=f"{new.live.image} ({new.live.digest})")
-            plan = self.plan(app, new, bundle)
+            plan = self.plan(app, new, bundle, await self._interpreter(bundle))
             await self._database.write(lambda conn: records.insert_version(conn, replace(new.live, state="building")))
             try:
                 await self._supervisor.prepare(
@@ -94,7 +94,7 @@ class Deployer:
             self._catalog.put_function(stored)
             now = self._catalog.apps[app.id]
             # The app's configuration may have changed meanwhile: then its instances are made anew.
-            current = plan if now.config == app.config else self.plan(now, stored, bundle)
+            current = plan if now.config == app.config else self.plan(now, stored, bundle, plan.interpreter)
             self._supervisor.configure(current, self._spec(current, stored))
             if current is not plan:
                 self._supervisor.abandon(new.id, plan.revision)
@@ -166,7 +166,7 @@ class Deployer:
         bundle = await self._database.read(lambda conn: records.bundle(conn, function.live.digest))
         if bundle is None or not self._bundles.directory(bundle.digest).is_dir():
             raise errors.BundleMissing(detail=f"{function.live.image} ({function.live.digest}) is not on the disk")
-        plan = self.plan(app, function, bundle)
+        plan = self.plan(app, function, bundle, await self._interpreter(bundle))
         self._supervisor.configure(plan, self._spec(plan, function))
 
     def _live_plan(self, function: Function) -> LaunchPlan | None:
@@ -184,12 +184,19 @@ class Deployer:
             uses_template=plan.start not in ("boot", "exec"),
         )
 
-    def plan(self, app: App, function: Function, bundle: Bundle) -> LaunchPlan:
-        """Everything a worker of this version needs.
+    async def _interpreter(self, bundle: Bundle) -> str:
+        """The interpreter that the bundle asks for.
 
         Raises:
-          InvalidFunction: the machine lacks the interpreter.
+          InvalidFunction: the machine lacks it.
         """
+        if bundle.runtime == "python":
+            return ""
+        # In a thread: the first question runs every Python of the machine once.
+        return await trio.to_thread.run_sync(self._interpreters, bundle.runtime)
+
+    def plan(self, app: App, function: Function, bundle: Bundle, interpreter: str) -> LaunchPlan:
+        """Everything a worker of this version needs."""
         version = function.live
         environment = environment_of(app, function, version)
         settings = json.dumps([version.number, environment, version.memory_mib, version.start, bundle.digest])
@@ -202,7 +209,7 @@ class Deployer:
             bundle_dir=str(self._bundles.directory(bundle.digest)),
             handler_file=bundle.handler_file,
             handler_name=bundle.handler_name,
-            interpreter=self._interpreters(bundle.runtime),
+            interpreter=interpreter,
             environment=environment,
             memory_mib=version.memory_mib,
             timeout_s=version.timeout_s,
