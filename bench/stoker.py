@@ -101,9 +101,14 @@ class Stoker:
         ]  # fmt: skip
 
     def restart(self, function_id: str) -> None:
-        """End the function's idle instances and wait until they are gone: the next call starts cold."""
-        self.api("POST", f"/stoker/v1/functions/{function_id}/restart", {})
-        self.wait(lambda: not self.processes(function_id), "end of the idle instances")
+        """End the function's instances and wait until they are gone: the next call starts cold."""
+
+        def gone() -> bool:
+            # Asked again: one that was starting when it was told, a spare perhaps, is idle now.
+            self.api("POST", f"/stoker/v1/functions/{function_id}/restart", {})
+            return not self.processes(function_id)
+
+        self.wait(gone, "end of the idle instances")
 
     def processes(self, function_id: str) -> list[dict[str, Any]]:
         """All of the function's instances, those that leave included."""
@@ -216,7 +221,9 @@ def sandbox_of(stoker: Stoker, function_id: str) -> str:
         "seccomp": status["Seccomp"].strip() != "0",
         f"namespaces ({', '.join(own)})": bool(own),
         "uid of its own": status["Uid"].split()[0] != str(os.getuid()),
-        "rlimits": "Max core file size         0" in Path(f"/proc/{pid}/limits").read_text(),
+        "rlimits": bool(
+            re.search(r"^Max core file size +0 +0 ", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE)
+        ),
     }
     on = [name for name, there in layers.items() if there]
     off = ["namespaces" if name.startswith("namespaces") else name for name, there in layers.items() if not there]
