@@ -251,6 +251,16 @@ def template_gone(node: Node, revision_id: str, now_s: float) -> None:
             node.kill(instance, Event.CONDEMNED, gone, now_s)
 
 
+def retire_idle(node: Node, function_id: str, now_s: float) -> None:
+    """A restart was asked for: idle instances leave. The floor is filled anew, a spare waits for the next call."""
+    pool = node.pools.get(function_id)
+    if pool is None or pool.live is None:
+        return
+    pool.live.used_s = -inf
+    for instance in list(pool.live.idle):
+        node.retire(instance, now_s)
+
+
 def retire_worn(node: Node, now_s: float) -> None:
     """Idle instances that were measured above their growth limit leave."""
     worn, node.worn_idle = node.worn_idle, []

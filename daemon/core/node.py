@@ -86,15 +86,14 @@ class Node:
         """A launch would start a template too."""
         return revision.spec.uses_template and not revision.template
 
-    def claimed_mib(self) -> int:
-        """What the claims will take; a template is counted once."""
-        total, seen = 0, set()
-        for revision in self.claims:
+    def claimed_mib(self, claims: list[Revision]) -> int:
+        """What claims will take; a template is counted once."""
+        total, templates = 0, set()
+        for revision in claims:
             total += revision.spec.memory_mib
-            if self.needs_template(revision) and revision.id not in seen:
-                seen.add(revision.id)
-                total += self.limits.template_mib
-        return total
+            if self.needs_template(revision):
+                templates.add(revision.id)
+        return total + self.limits.template_mib * len(templates)
 
     def coming_back_mib(self) -> int:
         """What is being given up at present."""
@@ -102,26 +101,28 @@ class Node:
 
     def room_mib(self) -> int:
         """What will be free when all that leaves is gone and all claims are met."""
-        return self.limits.memory_mib - self.used_mib + self.coming_back_mib() - self.claimed_mib()
+        return self.limits.memory_mib - self.used_mib + self.coming_back_mib() - self.claimed_mib(self.claims)
 
     def room_instances(self) -> int:
         """How many more instances there may be when all that leaves is gone and all claims are met."""
         return self.limits.instances_max - len(self.instances) + self.leaving - len(self.claims)
 
-    def must_wait(self, revision: Revision) -> bool:
-        """One more instance of the revision has no place just now."""
-        limits, leaving = self.limits, self.leaving_templates
-        return (
-            self.used_mib + self.need_mib(revision) > limits.memory_mib
-            or len(self.instances) >= limits.instances_max
+    def must_wait(self, revision: Revision, ahead: list[Revision]) -> bool:
+        """One more instance of the revision has no place just now, when the claims ``ahead`` of it keep theirs."""
+        limits = self.limits
+        if (
+            self.used_mib + self.claimed_mib([*ahead, revision]) > limits.memory_mib
+            or len(self.instances) + len(ahead) >= limits.instances_max
             or revision.pool.instances >= limits.function_instances_max
-            or (
-                self.needs_template(revision)
-                and (
-                    len(self.templates) + len(leaving) >= limits.templates_max
-                    or any(template.revision == revision.id for template in leaving)  # one at a time
-                )
-            )
+        ):
+            return True
+        if not self.needs_template(revision):
+            return False
+        starting = {other.id for other in ahead if self.needs_template(other)} | {revision.id}
+        return (
+            len(self.templates) + len(self.leaving_templates) + len(starting) > limits.templates_max
+            # One template per revision at a time: the launcher and our books know them by its name.
+            or any(template.revision == revision.id for template in self.leaving_templates)
         )
 
     # Instances
@@ -183,7 +184,7 @@ class Node:
         instance.kind = kind
         revision.starting -= 1
         self.starting -= 1
-        revision.idle.append(instance)
+        revision.idle.insert(0, instance)  # POLICY: one that is used is better than one that never was
         revision.forgive()
         self.alarms.set(instance)
 
@@ -251,7 +252,6 @@ class Node:
         self._take_out(instance, was, now_s)
         if was is State.STOPPING or was is State.KILLING:
             revision.leaving -= 1
-            pool.leaving -= 1
             self._stop_counting_on(instance)
         else:
             pool.held_mib -= instance.memory_mib
@@ -280,6 +280,7 @@ class Node:
     def _stop_counting_on(self, instance: Instance) -> None:
         if not instance.stuck:
             instance.stuck = True
+            instance.revision.pool.leaving -= 1
             self.leaving -= 1
             self.leaving_mib -= instance.memory_mib
 

@@ -163,6 +163,7 @@ class Pool:
     instances: int = 0
     """Of all revisions, not GONE."""
     leaving: int = 0
+    """Of these, how many are counted on to be gone soon."""
     claims: int = 0
     held_mib: int = 0
     """Memory of its instances that are not leaving, and of its claims."""
@@ -186,3 +187,7 @@ class Pool:
     def deadline_s(self) -> float:
         """When its oldest call has waited too long."""
         return next(iter(self.waiting.values())).deadline_s if self.waiting else inf
+
+    def room_instances(self, most: int) -> int:
+        """How many more there may be when all that leaves is gone and all claims are met."""
+        return most - self.instances + self.leaving - self.claims

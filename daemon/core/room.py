@@ -20,7 +20,7 @@ def admit(node: Node, revision: Revision, now_s: float, *, keep_mib: int, evict:
     Returns: False, with nothing changed, when there is no room.
     """
     limits, pool = node.limits, revision.pool
-    if pool.instances - pool.leaving + pool.claims >= limits.function_instances_max:
+    if pool.room_instances(limits.function_instances_max) <= 0:
         return False
     short_mib = node.need_mib(revision) + keep_mib - node.room_mib()
     short_instances = 1 - node.room_instances()
@@ -36,7 +36,7 @@ def admit(node: Node, revision: Revision, now_s: float, *, keep_mib: int, evict:
             _give_template_up(node, holder, now_s)
     elif short_mib > 0 or short_instances > 0 or slot != []:
         return False
-    if node.claims or node.must_wait(revision):
+    if node.must_wait(revision, node.claims):
         if not evict:
             return False
         node.claim(revision)

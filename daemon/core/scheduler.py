@@ -241,6 +241,11 @@ class Scheduler:
         lifecycle.forget(self._node, function_id, now_s)
         return self._rest(now_s)
 
+    def retire_idle(self, function_id: str, *, now_s: float) -> list[Action]:
+        """End the function's idle instances: the next call starts one, the floor is filled anew. Idempotent."""
+        lifecycle.retire_idle(self._node, function_id, now_s)
+        return self._rest(now_s)
+
     # Time
 
     def tick(self, *, now_s: float) -> list[Action]:

@@ -65,9 +65,13 @@ def refusal_while_backing_off(revision: Revision, now_s: float) -> StokerError:
 
 def _meet_claims(node: Node, now_s: float) -> None:
     _drop_claims(node, now_s)
-    while node.claims and not node.must_wait(node.claims[0]):
-        revision = node.unclaim(0)
-        node.launch(revision, now_s)
+    ahead: list[Revision] = []
+    for revision in node.claims.copy():
+        if node.must_wait(revision, ahead):
+            ahead.append(revision)  # it keeps its place, those behind it take only what is beyond
+        else:
+            node.unclaim(len(ahead))
+            node.launch(revision, now_s)
 
 
 def _drop_claims(node: Node, now_s: float) -> None:
@@ -83,8 +87,11 @@ def _drop_claims(node: Node, now_s: float) -> None:
             wanted = 0
         if revision.claims > wanted:
             node.unclaim(index)
-    while node.claims and (node.room_mib() < 0 or not _slots_will_come(node)):
+    while node.claims and (node.room_mib() < 0 or node.room_instances() < 0 or not _slots_will_come(node)):
         node.unclaim(len(node.claims) - 1)
+    for index in range(len(node.claims) - 1, -1, -1):
+        if node.claims[index].pool.room_instances(node.limits.function_instances_max) < 0:
+            node.unclaim(index)
 
 
 def _slots_will_come(node: Node) -> bool:
@@ -209,7 +216,7 @@ def _whose_turn(node: Node, now_s: float) -> Pool | None:
 
 def _start_for_a_call(node: Node, pool: Pool, live: Revision, now_s: float) -> bool:
     need_mib = node.need_mib(live)
-    if pool.instances - pool.leaving + pool.claims >= node.limits.function_instances_max:
+    if pool.room_instances(node.limits.function_instances_max) <= 0:
         return False
     if node.blocked is not None:
         first, first_need_mib = node.blocked

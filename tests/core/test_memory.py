@@ -166,6 +166,37 @@ def test_memory_that_does_not_come_back_is_not_waited_for() -> None:
     assert w.memory_mib() == 256, "the stuck one still counts"
 
 
+def test_an_instance_that_does_not_go_holds_up_only_its_own_function() -> None:
+    w = world("g", function_instances_max=1, queue_s=100.0)
+    deploy(w, "f", timeout_s=1.0)
+    w.call("f")
+    ready_all(w)
+    w.wait(1.0)
+    waiting = w.call("f")
+    assert w.starting() == [], "its only place is still taken"
+    w.call("g")
+    assert len(w.starting("g")) == 1
+    w.reap(1)
+    assert len(w.starting("f")) == 1
+    assert waiting in w.calls
+
+
+def test_a_small_claim_is_met_before_a_large_one_only_from_what_that_does_not_need() -> None:
+    w = world("f", "small", memory_mib=768)
+    warm(w, "f", 5)
+    deploy(w, "large", memory_mib=512)
+    w.call("large")
+    w.call("small")
+    first, *others = stopped(w)
+    w.reap(first)
+    assert w.starting() == []
+    for instance_id in others[:2]:
+        w.reap(instance_id)
+    assert w.starting() == [], "three of four: still the large one's"
+    w.reap(others[2])
+    assert len(w.starting("large")) == 1
+
+
 def test_the_budget_must_be_known() -> None:
     with pytest.raises(ValueError, match=r"limits\.memory_mib"):
         Scheduler(Limits(memory_mib=0), jitter=lambda: 0.0)

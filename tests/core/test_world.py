@@ -6,7 +6,7 @@ import os
 from math import inf
 from typing import TypeVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -22,6 +22,9 @@ FUNCTIONS = {
     "alone": {"memory_mib": 300, "timeout_s": 3.0, "idle_timeout_s": 15.0, "uses_template": False},
     "floor": {"memory_mib": 128, "timeout_s": 5.0, "idle_timeout_s": 4.0, "floor": 2},
 }
+EXAMPLES = int(os.environ.get("STOKER_CORE_EXAMPLES", "0"))
+"""Set it to look for new cases: that many random ones. Otherwise the same ones in every run."""
+
 functions = st.sampled_from(sorted(FUNCTIONS))
 which = st.integers(0, 11)
 """Which one of those that there are: numbers shrink well, and a step keeps its meaning when others are left out."""
@@ -376,7 +379,9 @@ def _fields(spec: PoolSpec) -> dict[str, object]:
 
 TestNode = Node.TestCase
 TestNode.settings = settings(
-    max_examples=int(os.environ.get("STOKER_CORE_EXAMPLES", "150")),
+    max_examples=EXAMPLES or 200,
+    derandomize=not EXAMPLES,
+    phases=[Phase.generate] if os.environ.get("STOKER_CORE_MUTANT") else list(Phase),
     stateful_step_count=50,
     deadline=None,
     report_multiple_bugs=False,
