@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ import trio
 
 from runtime import control, linux
 
+ANSWER_S = 10.0
+"""How long a parent may take to fork; one that takes longer is stuck, and given up."""
 EXIT_REPORT_S = 1.0
 """How long the exit status may come after the process is gone: the parent first kills what was left beneath it."""
 
@@ -57,6 +60,7 @@ class Child:
     refusal: str = ""
     status: ExitStatus = field(default_factory=ExitStatus)
     abandoned: bool = False
+    asked_s: float = field(default_factory=time.monotonic)
 
     async def exited(self) -> ExitStatus:
         """Wait until the process is gone, then, within `EXIT_REPORT_S`, for how it ended. For any number of tasks."""
@@ -115,12 +119,17 @@ class Parent:
         Raises:
           ParentGone, Refused
         """
+        if any(child.abandoned and time.monotonic() - child.asked_s > ANSWER_S for child in self._children.values()):
+            self._give_up()
         if self.gone:
             raise ParentGone(self.gone)
         child = self._children[child_id] = Child(child_id)
         try:
-            await self._send({**message, "id": child_id}, fds)
-            await child.answered.wait()
+            with trio.move_on_after(ANSWER_S) as scope:
+                await self._send({**message, "id": child_id}, fds)
+                await child.answered.wait()
+            if scope.cancelled_caught:
+                self._give_up()
         except BaseException:
             child.abandoned = True
             if child.pid:  # it came in the same moment
@@ -188,6 +197,10 @@ class Parent:
             child.answered.set()
             child.reported.set()
         self._children.clear()
+
+    def _give_up(self) -> None:
+        self.leave(f"it did not answer within {ANSWER_S:g} s")
+        trio.lowlevel.notify_closing(self._sock)  # ends `serve`, whose caller then ends the process
 
     def close(self) -> None:
         """Close the socket: the process then kills all its children and ends. May be called again."""

@@ -3,8 +3,8 @@
 A template (or an instance that imports by itself) takes the steps of `enter_template`, an instance forked from a
 template those of `enter_instance`. The order matters: parent-death first, so that nothing can be left behind half-way;
 descriptors before anything of the function is read; privileges last, since earlier steps may need them. Namespaces, the
-minimal root file system and the cgroup belong between `own_session` and `give_up_privileges`; Landlock and seccomp
-after it, as the last steps before the function's code.
+minimal root file system and the cgroup belong between `own_session` and `give_up_privileges`; the rest of Landlock, and
+seccomp, to `keep_signals_inside`, the last step before the function's code.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def enter_template(places: dict[int, int], parent_pid: int, *, inheritable: bool
     job = Job.from_fd(JOB)
     limit_resources(job.limits)
     give_up_privileges(job)
+    keep_signals_inside()
     os.chdir(job.directory)
     return job
 
@@ -125,3 +126,12 @@ def give_up_privileges(job: Job) -> None:
     """
     if job.no_new_privs:
         linux.set_no_new_privs()
+
+
+def keep_signals_inside() -> None:
+    """The processes of a function can signal each other and nobody else, where the kernel has Landlock's scopes.
+
+    Why: without a PID namespace and a user of their own they could kill the spawner, other functions and the daemon.
+    Where it is missing the daemon still recovers: it starts a new spawner.
+    """
+    linux.scope_signals()
