@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from daemon import errors
 from daemon.bundles import BundleStore
 from daemon.catalog import Catalog
 from daemon.core.views import InstanceView, NodeView, PoolView
@@ -118,8 +117,6 @@ class Node:
     def restart(self, function_id: str) -> int:
         """End the function's idle instances; the floor is filled anew. How many went."""
         scheduler = self._supervisor.scheduler
-        idle = [v for v in scheduler.instances() if v.function_id == function_id and v.state == "idle"]
-        for view in idle:
-            asked = errors.FunctionCrashed(detail="ended by a restart")
-            self._supervisor.obey(scheduler.condemn(view.instance_id, asked, now_s=trio.current_time()))
-        return len(idle)
+        idle = sum(v.function_id == function_id and v.state == "idle" for v in scheduler.instances())
+        self._supervisor.obey(scheduler.retire_idle(function_id, now_s=trio.current_time()))
+        return idle
