@@ -94,5 +94,4 @@ class Catalog:
         """Forget a trigger; nothing happens if it is not there."""
         if (trigger := self.triggers.pop(trigger_id, None)) is not None:
             self._triggers_of.get(trigger.fn_id, set()).discard(trigger_id)
-            if self._sources.get((trigger.app_id, trigger.source)) == trigger_id:
-                del self._sources[trigger.app_id, trigger.source]
+            del self._sources[trigger.app_id, trigger.source]  # its own: the store keeps sources unique

@@ -230,6 +230,7 @@ MEGABYTE = "x" * 2**20
         ("apps", {"config": {"": "v"}}, "Invalid config key or value: ''"),
         ("apps", {"config": {"a=b": "v"}}, "Invalid config key or value: 'a=b'"),
         ("apps", {"config": {"a": "v\0"}}, "Invalid config key or value: 'a'"),
+        ("apps", {"config": {"a\0": "v"}}, "Invalid config key or value: 'a\\x00'"),
         ("apps", {"annotations": {"a": None}}, "Invalid annotation value"),
         ("apps", {"annotations": {"": 1}}, "Invalid annotation key"),
         ("apps", {"annotations": {"a\n": 1}}, "Invalid annotation key"),

@@ -145,8 +145,14 @@ def test_owners_must_be_there_and_the_right_ones(full: sqlite3.Connection) -> No
         records.insert_trigger(full, replace(TRIGGER, id="U", fn_id="nope"))
     with pytest.raises(BadRequest, match="Invalid Fn ID - not owned by specified app"):
         records.insert_trigger(full, replace(TRIGGER, id="U", app_id="B"))
+    records.save_function(full, replace(FUNCTION, id="G", app_id="B", live=replace(VERSION, function_id="G")))
+    with pytest.raises(BadRequest, match="Invalid Fn ID - not owned by specified app"):
+        records.update_trigger(full, replace(TRIGGER, fn_id="G"))
     with pytest.raises(NotFound, match="Fn not found"):
-        records.update_function(full, replace(FUNCTION, id="G"))
+        records.update_trigger(full, replace(TRIGGER, fn_id="nope"))
+    assert records.trigger(full, "T") == TRIGGER
+    with pytest.raises(NotFound, match="Fn not found"):
+        records.update_function(full, replace(FUNCTION, id="H"))
 
 
 def test_deleting_an_app_takes_everything_of_it_and_nothing_else(full: sqlite3.Connection) -> None:
