@@ -47,15 +47,25 @@ class Source:
     """Bundles made earlier that lie in the directory."""
 
 
-def build(directory: Path, found: funcfile.FuncFile, output: Path, steps: Steps, *, refresh: bool = False) -> Bundle:
+def build(
+    directory: Path,
+    found: funcfile.FuncFile,
+    output: Path,
+    steps: Steps,
+    *,
+    refresh: bool = False,
+    python: interpreters.Interpreter | None = None,
+) -> Bundle:
     """Make the bundle of ``directory`` at ``output``, which appears whole or not at all.
+
+    ``python``: what the dependencies are for, when the daemon has said it; else the runtime's is looked for here.
 
     Raises:
       CliError: something cannot be bundled, or the dependencies cannot be installed.
     """
     with steps.step("dependencies") as step:
         wanted = requirements.read(directory / "requirements.txt")
-        python = interpreters.for_runtime(found.runtime)
+        python = python or interpreters.for_runtime(found.runtime)
         resolved = deps.provide(wanted, python, step, refresh=refresh)
     with steps.step("bundle") as step:
         source = collect(directory)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from cli.errors import CliError
 
+OLDEST = 11
+"""The worker needs Python 3.11."""
 ASK_S = 10.0
 """Longest time an interpreter may take to say its version."""
 _PLACES = (
@@ -38,12 +40,17 @@ def for_runtime(runtime: str) -> Interpreter:
     wanted = runtime.removeprefix("python")
     if wanted in ("", own.version):
         return own
-    for path in _candidates(runtime):
+    for path in _candidates(runtime) if int(wanted.partition(".")[2]) >= OLDEST else ():
         if _version(path) == wanted:
             return Interpreter(path, wanted)
-    raise CliError(
+    raise missing(runtime, found())
+
+
+def missing(runtime: str, names: list[str]) -> CliError:
+    """The error about a runtime that is not here; ``names`` are those that are."""
+    return CliError(
         f"there is no {runtime} on this machine (func.yaml: runtime)",
-        hint=f"found: {', '.join(found())}; change 'runtime:' to one of these or 'python', or install {runtime}",
+        hint=f"found: {', '.join(names)}; change 'runtime:' to one of these or to 'python', or install {runtime}",
     )
 
 
@@ -53,7 +60,9 @@ def found() -> list[str]:
     for place in [*_PLACES, *os.environ.get("PATH", "").split(os.pathsep)]:
         for path in glob.glob(os.path.join(os.path.expanduser(place), "python3.[0-9]*")):
             suffix = os.path.basename(path).removeprefix("python3.")
-            if suffix.isdigit() and int(suffix) not in minors and _version(path) == f"3.{suffix}":
+            if not suffix.isdigit() or int(suffix) in minors or int(suffix) < OLDEST:
+                continue
+            if _version(path) == f"3.{suffix}":
                 minors.add(int(suffix))
     return [f"python3.{minor}" for minor in sorted(minors)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from cli import bundle, funcfile, pcu
+from cli import bundle, funcfile, interpreters, pcu
 from cli.api import Api, Json, api_error, decode
 from cli.errors import ApiError, CliError
 from cli.options import Settings, common, complete_app, key_values, output_option
@@ -119,7 +120,8 @@ def push(settings: Settings, source: Path, image: str | None, no_cache: bool) ->
         if source.is_dir():
             found = _load(source, steps)
             image = image or found.image
-            made = bundle.build(source, found, Path(work) / "bundle.zip", steps, refresh=no_cache)
+            python = daemons_python(settings.api, found.runtime)
+            made = bundle.build(source, found, Path(work) / "bundle.zip", steps, refresh=no_cache, python=python)
             path, digest = made.path, made.digest
         assert image is not None
         check_image(image)
@@ -229,7 +231,8 @@ class _Deployment:
         self._check_config(app, existing)
         with tempfile.TemporaryDirectory(prefix="stoker-") as work:
             path = Path(work) / "bundle.zip"
-            made = bundle.build(self._directory, self._found, path, self._steps, refresh=refresh)
+            python = daemons_python(self._api, self._found.runtime)
+            made = bundle.build(self._directory, self._found, path, self._steps, refresh=refresh, python=python)
             self._document["bundle"] = _bundle_document(made)
             upload(self._api, made.path, self._found.image, made.digest, self._steps)
         function = self._release(app, existing)
@@ -343,6 +346,22 @@ def _load(directory: Path, steps: Steps) -> funcfile.FuncFile:
     for warning in found.warnings:
         steps.warn(warning)
     return found
+
+
+def daemons_python(api: Api, runtime: str) -> interpreters.Interpreter | None:
+    """The daemon's interpreter for ``python3.N`` when it is on this machine, too; None for ``python``.
+
+    Raises:
+      CliError: the daemon has none; told before anything is resolved for it.
+    """
+    if runtime == "python":
+        return None
+    items = (api.call("GET", "/stoker/v1/runtimes") or {}).get("items") or []
+    for item in items:
+        if item.get("name") == runtime:
+            here = os.access(str(item.get("path")), os.X_OK)
+            return interpreters.Interpreter(item["path"], runtime.removeprefix("python")) if here else None
+    raise interpreters.missing(runtime, [str(item.get("name")) for item in items])
 
 
 def check_image(image: str) -> None:
