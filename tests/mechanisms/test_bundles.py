@@ -387,7 +387,7 @@ async def test_a_disk_that_takes_no_more_is_our_fault(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
     try:
-        with pytest.raises(InternalError, match="cannot store bundle: .*File too large"):
+        with pytest.raises(InternalError, match=r"cannot store bundle: .*File too large"):
             await ingest(store, bytes(3 * 2**20))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
