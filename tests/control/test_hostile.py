@@ -306,3 +306,9 @@ def test_not_forms_of_provisioned_concurrency(value: Any) -> None:
 )  # fmt: skip
 def test_times(text: str | None, at: int) -> None:
     assert bodies.Members({"at": text}).time("at") == at
+
+
+async def test_member_names_match_in_any_case(target: Target) -> None:
+    """Go's decoder does so (reference fn-contract 1.1)."""
+    made = await target.attack("POST", "/v2/apps", b'{"NAME":"upper","Config":{"K":"v","k":"w"},"bogus":1}')
+    assert (made.body["name"], made.body["config"]) == ("upper", {"K": "v", "k": "w"})
