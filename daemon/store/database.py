@@ -224,8 +224,8 @@ def _prepare(path: Path) -> sqlite3.Connection:
         try:
             _check(conn, path)
             migrate(conn)
-            conn.execute("BEGIN IMMEDIATE")  # SQLite opens a file that it may only read, and says so only here
-            conn.execute("ROLLBACK")
+            # SQLite also opens a file that it may only read, even for BEGIN IMMEDIATE: a write tells.
+            conn.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
         except BaseException:
             conn.close()
             raise
