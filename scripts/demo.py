@@ -18,7 +18,8 @@ HOT_CALLS = 50
 
 def main() -> int:
     command = [BIN / "stokerd", "--data", DATA, *sys.argv[1:]]
-    daemon = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # A group of its own: Ctrl-C comes to us alone, and we ask the daemon once to drain.
+    daemon = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
     try:
         assert daemon.stdout is not None
         line = daemon.stdout.readline().strip()
