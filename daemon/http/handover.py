@@ -88,11 +88,10 @@ class ControlPlane:
             # Hypercorn's timer would hold the connection of a client that has gone until its keep-alive time is over.
             ended=context.terminated.set,
         )
-        self._contexts.add(context)
         app = ASGIWrapper(self._wrapped(peer, context))
         state = ConnectionState(dict(self._state))
         try:
-            await TCPServer(app, self._config, context, state, cast(Any, stream))
+            await _Http1Server(app, self._config, context, state, cast(Any, stream))
         finally:
             self._contexts.discard(context)
 
@@ -113,6 +112,7 @@ class ControlPlane:
 
             if self._draining:  # the last request of this connection
                 await context.terminated.set()
+            self._contexts.add(context)  # not earlier: drain would close it as idle, its first request unread
             try:
                 self._check(scope, peer)
             except StokerError as error:
@@ -150,6 +150,29 @@ async def _refuse(scope: Scope, send: Send, error: StokerError) -> None:
     await send({"type": "http.response.body", "body": reply.body, "more_body": False})
 
 
+class _Http1Server(TCPServer):
+    """Hypercorn's server of one connection, without its way to HTTP/2.
+
+    It would follow an ``Upgrade: h2c`` to a protocol whose rules we do not check; to ignore one is allowed (RFC 9110
+    section 7.8), and a client that only offers it is served. Its preface, behind an HTTP/1.1 request, becomes a request
+    of version 2.0, which is refused.
+    """
+
+    @property
+    def protocol(self) -> Any:
+        """What `run` makes."""
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, wrapper: Any) -> None:
+        wrapper.protocol._check_protocol = _follow_no_upgrade
+        self._protocol = wrapper
+
+
+async def _follow_no_upgrade(_request: Any) -> None:
+    """In place of H11Protocol._check_protocol."""
+
+
 class _Log:
     """Hypercorn's logger, writing to ours."""
 
@@ -182,7 +205,7 @@ class _Replay:
     def __init__(
         self, stream: trio.SocketStream, received: bytes, *, write_s: float, ended: Callable[[], Awaitable[None]]
     ) -> None:
-        """``ended`` is awaited when the client has closed its side."""
+        """``ended`` is awaited when nothing more will come from the client."""
         self._stream = stream
         self._received = received
         self._write_s = write_s
@@ -198,9 +221,12 @@ class _Replay:
             cut = len(self._received) if max_bytes is None else max_bytes
             part, self._received = self._received[:cut], self._received[cut:]
             return part
-        data = bytes(await self._stream.receive_some(max_bytes))
-        if not data:
-            await self._ended()
+        data = b""
+        try:
+            data = bytes(await self._stream.receive_some(max_bytes))
+        finally:
+            if not data:
+                await self._ended()
         return data
 
     async def send_all(self, data: bytes) -> None:

@@ -65,6 +65,8 @@ class Head:
     headers: Headers
     """Names in lower case, values stripped. Not to be changed: the next equal head may be the same object."""
     http_1_0: bool = False
+    closes: bool = False
+    """Connection: close was said; nothing takes that back."""
     keep_alive: bool = True
     host: str | None = None
     length: int | None = None
@@ -352,9 +354,9 @@ def _read_transfer_encoding(head: Head, value: str) -> None:
 def _read_connection(head: Head, value: str) -> None:
     options = [option.strip(" \t") for option in value.lower().split(",")]
     if "close" in options:
-        head.keep_alive = False
-    elif head.http_1_0 and "keep-alive" in options:
-        head.keep_alive = True
+        head.closes = True
+    if head.closes or (head.http_1_0 and "keep-alive" in options):
+        head.keep_alive = not head.closes
 
 
 def _read_expect(head: Head, value: str) -> None:
