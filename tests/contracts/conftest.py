@@ -20,4 +20,4 @@ async def kit(request: pytest.FixtureRequest, tmp_path: Path, nursery: trio.Nurs
             yield kit
     else:
         launcher = await nursery.start(FakeLauncher(Limits()).run)
-        yield Kit(launcher, tmp_path, Log(), Limits())
+        yield Kit(launcher, tmp_path, Log(), Limits(), nursery)

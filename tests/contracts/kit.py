@@ -95,7 +95,11 @@ class Kit:
     directory: Path
     log: Log
     limits: Limits
+    nursery: trio.Nursery
     output: list[bytes] = field(default_factory=list)
+    """What imports wrote."""
+    printed: dict[int, bytearray] = field(default_factory=dict)
+    """What workers wrote, by pid."""
     last_id: int = 0
 
     def plan(self, name: str, *, source: str | None = None, **changes: Any) -> LaunchPlan:
@@ -125,16 +129,22 @@ class Kit:
 
     @asynccontextmanager
     async def launch(self, plan: LaunchPlan) -> AsyncIterator[Worker]:
-        """Launch, and close the output's descriptors afterwards; nothing may take for ever."""
+        """Launch, and read the output along the way; nothing may take for ever."""
         self.last_id += 1
         with trio.fail_after(PATIENCE_S):
             context = self.launcher.launch(plan, instance_id=self.last_id, on_boot_output=self.output.append)
             async with context as worker:
+                printed = self.printed[worker.pid] = bytearray()
+                fds = (worker.stdout_fd, worker.stderr_fd)
+                for fd in fds:
+                    self.nursery.start_soon(_drain, fd, printed)
                 try:
                     yield worker
                 finally:
-                    os.close(worker.stdout_fd)
-                    os.close(worker.stderr_fd)
+                    for fd in fds:
+                        trio.lowlevel.notify_closing(fd)
+                        _read(fd, printed)
+                        os.close(fd)
 
     @asynccontextmanager
     async def ready(self, name: str, **changes: Any) -> AsyncIterator[Worker]:
@@ -142,6 +152,26 @@ class Kit:
         async with self.launch(self.plan(name, **changes)) as worker:
             await worker.channel.ready()
             yield worker
+
+
+async def _drain(fd: int, printed: bytearray) -> None:
+    try:
+        while True:
+            await trio.lowlevel.wait_readable(fd)
+            if not _read(fd, printed):
+                return
+    except trio.ClosedResourceError:
+        pass
+
+
+def _read(fd: int, printed: bytearray) -> bool:
+    """Read what there is; False at the end."""
+    try:
+        while data := os.read(fd, 65536):
+            printed += data
+    except BlockingIOError:
+        return True
+    return False
 
 
 async def call(worker: Any, body: bytes = b"hi", *, call_id: str = "c") -> Answer:
@@ -167,5 +197,5 @@ async def real_kit(directory: Path, limits: Limits | None = None) -> AsyncIterat
     limits, log = limits or Limits(), Log()
     async with trio.open_nursery() as nursery:
         launcher = await nursery.start(Launcher(limits, run_dir=directory / "run", log=log).run)
-        yield Kit(launcher, directory, log, limits)
+        yield Kit(launcher, directory, log, limits, nursery)
         nursery.cancel_scope.cancel()

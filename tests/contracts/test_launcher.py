@@ -264,7 +264,7 @@ async def test_the_fake_takes_no_time(autojump_clock: trio.testing.MockClock, nu
     from daemon.config import Limits
 
     launcher = await nursery.start(FakeLauncher(Limits(), Behaviour(call_s=250.0, boot_s=40.0, start_s=10.0)).run)
-    kit = Kit(launcher, tmp_path, Log(), Limits())
+    kit = Kit(launcher, tmp_path, Log(), Limits(), nursery)
     plan = kit.plan("echo")
     launcher.behaviours.clear()
     async with launcher.launch(plan, instance_id=1, on_boot_output=print) as worker:
