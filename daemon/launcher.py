@@ -10,6 +10,7 @@ daemon -> spawner -> template of a revision -> instances. Start kinds:
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import signal
@@ -20,11 +21,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-import msgpack
 import trio
 
-import fdk
-import runtime
 from daemon import sandbox, tmpdirs
 from daemon.channel import Channel
 from daemon.config import Limits
@@ -33,7 +31,7 @@ from daemon.memory import Gauge
 from daemon.model import LaunchPlan
 from daemon.parents import Child, ExitStatus, Parent, ParentGone, Refused
 from daemon.templates import Template, TemplateInfo
-from runtime import control, linux, spawner
+from runtime import boot, control, linux
 from runtime.job import Job
 
 __all__ = ["ExitStatus", "Launcher", "TemplateInfo", "Worker"]
@@ -101,7 +99,7 @@ class Launcher:
         """Called with the revision of a template that is reaped, whether it was told to go or died."""
         self._templates: dict[str, Template] = {}
         self._unforkable: dict[str, TemplateInfo] = {}
-        self._roots = sorted({_root_of(module) for module in (runtime, fdk, msgpack)})
+        self._roots = sorted({_root_of(name) for name in ("runtime", "fdk", "msgpack")})
 
     # -- the spawner --------------------------------------------------------------------------------------------
 
@@ -151,7 +149,7 @@ class Launcher:
         argument = f"{theirs.fileno()}:{os.getpid()}"
         with theirs:
             process = subprocess.Popen(
-                spawner.command(interpreter, "main", argument, self._roots),
+                boot.command(interpreter, "main", argument, self._roots),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 close_fds=True,
@@ -369,8 +367,12 @@ def memfd(job: Job) -> Iterator[int]:
         os.close(fd)
 
 
-def _root_of(module: Any) -> str:
-    return os.path.dirname(os.path.dirname(os.path.abspath(str(module.__file__))))
+def _root_of(package: str) -> str:
+    """The directory that a worker needs on its path to import the package. We do not import it: see `runtime.boot`."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, f"{package} is not installed"
+    assert spec.origin is not None, f"{package} is not a regular package"
+    return os.path.dirname(os.path.dirname(os.path.abspath(spec.origin)))
 
 
 def _status_of(process: subprocess.Popen[bytes]) -> ExitStatus:

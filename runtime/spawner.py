@@ -16,16 +16,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from runtime import confine, control, linux, template
+from runtime.boot import command
 from runtime.forker import EndRequested, Forker
 from runtime.job import Job
-
-BOOT = "import sys; sys.path += sys.argv[2:]; from runtime import spawner; spawner.{}(sys.argv[1])"
-"""What an interpreter runs with ``-I -S -c``: our directories come last and are gone before a function is imported."""
-
-
-def command(interpreter: str, entry: str, argument: str, roots: list[str]) -> list[str]:
-    """The command line that starts ``interpreter`` in function ``entry`` of this module."""
-    return [interpreter, "-I", "-S", "-X", "utf8", "-c", BOOT.format(entry), argument, *roots]
 
 
 def main(argument: str) -> NoReturn:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,14 +122,19 @@ def test_the_fdk_stands_alone() -> None:
 
 
 def test_the_worker_side_needs_only_msgpack_and_the_fdk() -> None:
-    import sys
-
     allowed = {*sys.stdlib_module_names, "msgpack", "fdk", "runtime"}
     # numpy is touched only if the function has already imported it.
     foreign = [
         f"{a} -> {b}" for a, b in imports() if under(a, ("runtime", "fdk")) and b.partition(".")[0] not in allowed
     ]
     assert [line for line in foreign if not line.endswith("numpy")] == []
+
+
+def test_the_daemon_does_not_load_the_fdk() -> None:
+    """Importing it sets the process's logging up for a function."""
+    code = "import sys, daemon.serve; print([m for m in sys.modules if m.partition('.')[0] == 'fdk'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_core_does_no_io() -> None:
