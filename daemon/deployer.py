@@ -135,8 +135,8 @@ class Deployer:
 
     async def reconfigure(self, app: App) -> None:
         """The app's configuration changed and is stored: its functions go on with new instances."""
-        for function in [f for f in self._catalog.functions.values() if f.app_id == app.id]:
-            await self._restore(app, function)
+        for function in self._catalog.functions_of(app.id):
+            await self._try_to_restore(app, function)
 
     def forget(self, function_id: str) -> None:
         """The function was deleted and that is stored."""
@@ -146,10 +146,7 @@ class Deployer:
     async def restore(self) -> None:
         """After a restart: configure every function and wait, within a limit, until every floor is filled."""
         for function in list(self._catalog.functions.values()):
-            try:
-                await self._restore(self._catalog.apps[function.app_id], function)
-            except errors.StokerError as exc:
-                self._log.error("function cannot run", function=function.id, name=function.name, error=str(exc))
+            await self._try_to_restore(self._catalog.apps[function.app_id], function)
         floors = [f.id for f in self._catalog.functions.values() if f.pcu_count]
         with trio.move_on_after(FLOOR_FILL_S) as scope:
             await self._supervisor.until(lambda: not any(map(self._floor_is_filling, floors)))
@@ -159,6 +156,12 @@ class Deployer:
     def _floor_is_filling(self, function_id: str) -> bool:
         pool = self._supervisor.scheduler.pool(function_id)
         return pool is not None and pool.pcu.state == "filling"
+
+    async def _try_to_restore(self, app: App, function: Function) -> None:
+        try:
+            await self._restore(app, function)
+        except errors.StokerError as exc:  # the others must not suffer from it
+            self._log.error("function cannot run", function=function.id, name=function.name, error=str(exc))
 
     async def _restore(self, app: App, function: Function) -> None:
         if not function.live.digest:

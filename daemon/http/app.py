@@ -25,6 +25,8 @@ from daemon.http.routing import Router
 from daemon.http.views import ApiReply, ApiRequest, Route
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+QUERY_FIELDS_MAX = 64
+"""Most fields of a query string."""
 API_BODY_BYTES_MAX = 1024 * 1024
 """Largest body of a management request: far beyond the largest legal function."""
 
@@ -81,7 +83,7 @@ async def _api_request(router: Router, http: Http) -> ApiRequest:
     return ApiRequest(
         method=request.method,
         path=request.path,
-        query=parse_qs(query, keep_blank_values=True, max_num_fields=64),
+        query=_query(query),
         query_string=query,
         headers={name.lower(): value for name, value in request.headers.items()},
         body=b"" if streams else await _body(API_BODY_BYTES_MAX, http),
@@ -89,6 +91,13 @@ async def _api_request(router: Router, http: Http) -> ApiRequest:
         base_url=http.public_url.rstrip("/") or f"{request.scheme}://{request.headers.get('Host', 'localhost')}",
         peer=_peer(),
     )
+
+
+def _query(text: str) -> dict[str, list[str]]:
+    try:
+        return parse_qs(text, keep_blank_values=True, max_num_fields=QUERY_FIELDS_MAX)
+    except ValueError as exc:
+        raise errors.BadRequest("bad query string", detail=f"at most {QUERY_FIELDS_MAX} fields are allowed") from exc
 
 
 def _peer() -> Any:

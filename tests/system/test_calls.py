@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import http.client
+import json
 import os
 import signal
 import socket
@@ -180,3 +182,54 @@ def test_a_client_that_leaves_takes_its_call_with_it(shared_daemon: Daemon, wild
         busy = eventually(lambda: [i for i in shared_daemon.instances(wild) if i["state"] == "busy"], what="busy")
         pid = busy[0]["pid"]
     eventually(lambda: pid not in {i["pid"] for i in shared_daemon.instances(wild)}, what="its instance is gone")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/v2/apps?" + "&".join(f"a{i}=1" for i in range(100)), None, 400),
+        ("POST", "/v2/apps", b"{" * 5000, 400),
+        ("POST", "/v2/apps", b"x" * (2 * 2**20), 413),
+        ("GET", "/stoker/v1/functions/nobody", None, 404),
+        ("GET", "/stoker/v1/functions/nobody/logs?tail=-1", None, 404),
+        ("PUT", "/stoker/v1/bundles/bad", b"zip", 400),
+        ("PUT", "/stoker/v1/bundles/bad:1", b"not a zip", 400),
+        ("DELETE", "/stoker/v1/bundles/nobody:1", None, 404),
+        ("GET", "/nowhere", None, 404),
+        ("PATCH", "/v2/apps", None, 405),
+    ],
+)
+def test_the_control_plane_refuses_nonsense_with_a_message(
+    shared_daemon: Daemon, method: str, path: str, body: bytes | None, status: int
+) -> None:
+    reply = shared_daemon.request(method, path, body)
+    assert reply.status == status, reply.body
+    assert reply.json["message"]
+    assert "cannot answer" not in shared_daemon.stderr()
+
+
+def test_a_call_on_a_management_connection_is_answered_too(shared_daemon: Daemon, neighbour: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", shared_daemon.port)
+    connection.request("GET", "/v2/apps")
+    assert connection.getresponse().read().startswith(b'{"')
+    connection.request("POST", f"/invoke/{neighbour}", body=b"there")
+    response = connection.getresponse()
+    assert (response.status, response.read()) == (200, b'{"hello": "there"}')
+    assert response.headers["Fn-Call-Id"]
+    connection.close()
+
+
+def test_logs_are_tagged_with_their_call(shared_daemon: Daemon) -> None:
+    source = (
+        "import sys\ndef handler(ctx, data=None):\n    print('out', ctx.CallID())\n    print('err', file=sys.stderr)\n"
+    )
+    function = shared_daemon.deploy("talker", source, app="wild")
+    calls = [shared_daemon.invoke(function).headers["fn-call-id"] for _ in range(3)]
+
+    def lines(call: str) -> list[tuple[str, str]]:
+        reply = shared_daemon.request("GET", f"/stoker/v1/functions/{function}/logs?call={call}")
+        found = [json.loads(line) for line in reply.body.splitlines()]
+        return sorted((line["stream"], line["line"]) for line in found)
+
+    for call in calls:
+        assert eventually(lambda call=call: lines(call)) == [("stderr", "err"), ("stdout", f"out {call}")]
