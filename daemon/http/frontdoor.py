@@ -140,6 +140,7 @@ class FrontDoor:
         listener.setblocking(False)
         if listener.family != socket.AF_UNIX:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is accepted inherits it
+        failing = False
         while True:
             while self.stats.connections >= self.http.connections_max:  # the rest waits in the kernel's backlog
                 await self._left.park()
@@ -152,10 +153,14 @@ class FrontDoor:
                 except OSError as exc:
                     if exc.errno not in NO_ROOM:
                         continue  # the client has gone already (accept(2))
+                    if not failing:  # told once, not ten times a second
+                        self.log.warning("cannot accept", error=str(exc), connections=self.stats.connections)
+                    failing = True
                     self.stats.accept_failures += 1
-                    self.log.warning("cannot accept", error=str(exc), connections=self.stats.connections)
+                    self._make_room()
                     await trio.sleep(ACCEPT_RETRY_S)
                     break
+                failing = False
                 sock.setblocking(False)
                 connection = Connection(self, sock, _peer(sock, address))
                 self.stats.connections += 1
@@ -165,6 +170,12 @@ class FrontDoor:
                     self._came.set()
                 self._connections.add(connection)
                 nursery.start_soon(self._live, connection)
+
+    def _make_room(self) -> None:
+        # POLICY: who has been idle for longest goes first; a running call is never cut for a new one.
+        idle = [connection for connection in self._connections if connection.phase is Phase.IDLE]
+        for connection in sorted(idle, key=lambda connection: connection.deadline_s)[:ACCEPT_BATCH]:
+            connection.overdue()
 
     async def _live(self, connection: Connection) -> None:
         try:

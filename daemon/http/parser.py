@@ -81,8 +81,8 @@ class RequestParser:
     """The requests of one connection, one after the other: `receive` bytes, ask for `head`, then for `body`."""
 
     __slots__ = (
-        "_blank", "_buffer", "_chunk", "_chunks", "_excess", "_head", "_http", "_line", "_parts", "_pos", "_seen", "_start",
-        "_total", "_trailer",
+        "_blank", "_buffer", "_chunk", "_chunks", "_excess", "_head", "_http", "_line", "_parts", "_pos", "_seen",
+        "_start", "_total", "_trailer",
     )  # fmt: skip
 
     def __init__(self, http: Http) -> None:

@@ -431,32 +431,41 @@ async def test_connections_over_the_limit_wait_in_the_backlog() -> None:
             await trio.aclose_forcefully(client.stream)
 
 
-async def test_running_out_of_descriptors_is_survived(autojump_clock: trio.testing.MockClock) -> None:
+async def test_when_descriptors_run_out_idle_connections_make_room(autojump_clock: trio.testing.MockClock) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    async with open_door() as door, await door.connect() as early:
-        assert (await early.ask()).status == 200
-        late = await door.connect()
-        assert (await late.ask()).status == 200
-        waiting = trio.socket.socket()
+    gate = Gate()
+
+    async def run(request: Request) -> Reply:
+        return await gate(request) if request.target == b"/t/gate" else await echo(request)
+
+    async with open_door(run) as door, await door.connect() as busy, await door.connect() as idle:
+        await busy.send(b"GET /t/gate HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await gate.began.wait()
+        assert (await idle.ask()).status == 200
+        waiting = [trio.socket.socket() for _ in range(2)]
         highest = max(int(name) for name in os.listdir("/proc/self/fd"))
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
-        filler = []
+        filler: list[int] = []
         try:
             with pytest.raises(OSError, match="Too many open files"):
                 filler.extend(os.dup(0) for _ in range(highest + 10))
-            await waiting.connect(door.address)
-            await waiting.send(ASK)
+            for sock in waiting:
+                await sock.connect(door.address)
+                await sock.send(ASK)
+            assert (await waiting[0].recv(12)) == b"HTTP/1.1 200"  # in the idle one's place
+            assert await idle.closed()
             await trio.sleep(1)
-            assert door.front.stats.accept_failures > 1
-            assert (await early.ask()).status == 200  # who is in is served
+            gate.open.set()
+            assert (await busy.answer()).body == b"through"
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for fd in filler:
                 os.close(fd)
-        assert (await waiting.recv(12)) == b"HTTP/1.1 200"
+        assert (await waiting[1].recv(12)) == b"HTTP/1.1 200"
+        assert door.front.stats.accept_failures > 1
         assert "cannot accept" in door.log.events("warning")
-        waiting.close()
-        await trio.aclose_forcefully(late.stream)
+        for sock in waiting:
+            sock.close()
 
 
 # -- the unix socket ---------------------------------------------------------------------------------------------------
