@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 import trio
@@ -66,11 +67,14 @@ async def _upload(store: Store, request: ApiRequest, image: str) -> tuple[Bundle
     if claimed and not re.fullmatch("[0-9a-f]{64}", claimed):
         raise BadRequest("X-Content-Sha256: must be 64 hexadecimal digits")
     async with store.bundles.spool(store.bundle_bytes_max) as spool:
+        await spool.write(request.body)
         if request.chunks is not None:
-            async for chunk in request.chunks:
-                await spool.write(chunk)
-        else:
-            await spool.write(request.body)
+            try:
+                async for chunk in request.chunks:
+                    await spool.write(chunk)
+            finally:  # a refusal leaves the rest unread
+                if isinstance(request.chunks, AsyncGenerator):
+                    await request.chunks.aclose()
         if not spool.size:
             raise BadRequest("bundle: the body is empty; send a ZIP, or ?digest= to name a bundle that is here")
         digest = await spool.finish()

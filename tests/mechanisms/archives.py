@@ -119,7 +119,10 @@ def plain(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as out:
         for name, content in files.items():
-            out.writestr(name, content)
+            info = zipfile.ZipInfo(name)  # with the date of 1980: the same bytes at every run
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = (DIRECTORY | 0o755 if name.endswith("/") else FILE | 0o644) << 16
+            out.writestr(info, content)
     return buffer.getvalue()
 
 
