@@ -207,12 +207,10 @@ def check_size(node: Node, revision: Revision, call_id: str) -> None:
 
 
 def make_ready(node: Node, instance: Instance, now_s: float, kind: str) -> None:
-    """STARTING -> IDLE, and away again if its revision went meanwhile."""
+    """STARTING -> IDLE. A worn instance of a floor that this one replaces can go now."""
     node.make_ready(instance, now_s, kind)
     revision = instance.revision
-    if revision.role is Role.OUTGOING:
-        node.retire(instance, now_s)
-    elif revision.pool.granted:
+    if revision.pool.granted:
         for worn in [i for i in revision.idle if i.relieved_s < inf]:
             wear_out(node, worn, now_s)
 
@@ -339,11 +337,9 @@ def _idle_time_is_up(node: Node, instance: Instance, now_s: float) -> None:
         # POLICY: the floor never idles out.
         stay_until_s = instance.retire_at_s
     else:
-        idle = revision.idle
-        older = idle[0] is not instance
-        as_old = len(idle) > 1 and idle[1].since_s + timeout_s <= now_s
+        others = sum(i is not instance and i.since_s + timeout_s <= now_s for i in revision.idle)
         # POLICY: nor does the spare of a function in use.
-        if policy.keep_as_spare(in_use=revision.in_use(now_s), others_unused=older + as_old):
+        if policy.keep_as_spare(in_use=revision.in_use(now_s), others_unused=others):
             stay_until_s = (now_s if revision.busy else revision.used_s) + timeout_s
     stay_until_s = min(stay_until_s, instance.retire_at_s)
     if stay_until_s <= now_s:

@@ -184,7 +184,7 @@ class Node:
         instance.kind = kind
         revision.starting -= 1
         self.starting -= 1
-        revision.idle.insert(0, instance)  # POLICY: one that is used is better than one that never was
+        revision.idle.insert(0, instance)  # POLICY: one that was used is taken before one that never was
         revision.forgive()
         self.alarms.set(instance)
 

@@ -80,7 +80,7 @@ class Revision:
     instances: dict[int, Instance] = field(default_factory=dict)
     """All that are not GONE."""
     idle: list[Instance] = field(default_factory=list)
-    """The stack of idle ones, newest last; so it is sorted by ``since_s``."""
+    """The stack of idle ones, the most recently used last; those never used come first."""
     starting: int = 0
     leaving: int = 0
     """Those STOPPING or KILLING."""

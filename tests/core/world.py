@@ -39,9 +39,10 @@ class Process:
     killed: bool = False
     dead: bool = False
     calls: int = 0
+    used: bool = False
     grown: bool = False
     idle_since: int = 0
-    """Which one in the order of all that ever became idle."""
+    """Orders all idle ones: those never used, the newest first, then the others, the most recently used last."""
 
     @property
     def leaving(self) -> bool:
@@ -80,6 +81,10 @@ class World:
     """By revision: failed starts in a row, and before when none may follow."""
     used_s: dict[str, float] = field(default_factory=dict)
     log: list[Action] = field(default_factory=list)
+    template_unused_s: dict[str, float] = field(default_factory=dict)
+    """By revision: since when it has no instances."""
+    restarted: str = ""
+    """The function whose restart was asked for just now."""
     draining: bool = False
     names: int = 0
     broken: bool = False
@@ -138,6 +143,7 @@ class World:
         assert process.revision == spec.revision, "a call went to another revision"
         stack = self.stacks[call.function]
         assert stack.pop() == instance_id, "not the most recently used instance"
+        process.used = True
         process.call, call.instance = call_id, instance_id
 
     def _stop(self, instance_id: int) -> None:
@@ -148,7 +154,7 @@ class World:
         self._unstack(instance_id)
         process.stopping = True
         spec = self.specs.get(process.function)
-        if spec is not None and spec.revision == process.revision:
+        if spec is not None and spec.revision == process.revision and process.function != self.restarted:
             old = process.calls >= 0.9 * self.limits.reuse_calls_max - 1 or process.grown
             old = old or self.now_s >= process.born_s + 0.9 * self.limits.reuse_age_s_max
             alive = self.alive(process.function, spec.revision)
@@ -246,10 +252,13 @@ class World:
     def _stack(self, instance_id: int) -> None:
         process = self.processes[instance_id]
         self.names += 1
-        process.idle_since = self.names
+        process.idle_since = self.names if process.used else -self.names
+        if self._lives(process):
+            self.stacks[process.function].insert(len(self.stacks[process.function]) if process.used else 0, instance_id)
+
+    def _lives(self, process: Process) -> bool:
         spec = self.specs.get(process.function)
-        if spec is not None and spec.revision == process.revision:
-            self.stacks[process.function].append(instance_id)
+        return spec is not None and spec.revision == process.revision
 
     def finish(self, instance_id: int) -> None:
         """The worker answers."""
@@ -283,6 +292,7 @@ class World:
         """The supervisor sees the end of a process."""
         process = self.processes.pop(instance_id)
         self._unstack(instance_id)
+        self.template_unused_s[process.revision] = self.now_s
         if process.call is not None:
             self._end(process.call, "function-crashed")
         if not process.ready and not process.killed:
@@ -350,6 +360,15 @@ class World:
         self.obey(self.scheduler.forget(function, now_s=self.now_s))
         self.stacks.pop(function, None)
         assert all(self.ended[i] == "not-found" for i in waiting)
+
+    def restart(self, function: str) -> None:
+        """All idle instances of the function leave; nothing is started but its floor."""
+        idle = [i for i, p in self.processes.items() if p.ready and p.call is None and not p.leaving]
+        mine = [i for i in idle if self._lives(self.processes[i]) and self.processes[i].function == function]
+        self.restarted = function
+        self.obey(self.scheduler.retire_idle(function, now_s=self.now_s))
+        self.restarted = ""
+        assert all(self.processes[i].stopping for i in mine)
 
     def drain(self) -> None:
         self.draining = True
