@@ -166,7 +166,7 @@ def _walk(top: str, folder: str, prefix: str, ignore: Ignore, chain: tuple[str, 
         raise CliError(f"cannot bundle {prefix}: deeper than {DEPTH_MAX} directories")
     for entry in entries:
         name = prefix + entry.name
-        is_directory = entry.is_dir()
+        is_directory = os.path.isdir(entry.path)  # unlike entry.is_dir() never raises: links in a loop
         if ignore.ignores(name, directory=is_directory):
             continue
         real = entry.path
@@ -174,7 +174,7 @@ def _walk(top: str, folder: str, prefix: str, ignore: Ignore, chain: tuple[str, 
             real = _resolved(top, entry.path, name, chain)
         if is_directory:
             yield from _walk(top, real, name + "/", ignore, (*chain, os.path.realpath(real)))
-        elif entry.is_file():
+        elif os.path.isfile(real):
             yield name, Path(real)
         else:
             raise CliError(

@@ -75,11 +75,29 @@ def _translate(pattern: str) -> str:
         elif pattern[at] == "?":
             out, at = out + "[^/]", at + 1
         elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) != -1:
-            inner = pattern[at + 1 : end].replace("\\", "\\\\").replace("[", "\\[")
-            inner = "^" + inner[1:] if inner[0] in "!^" else inner
-            out, at = f"{out}[{inner}]", end + 1
+            out, at = out + _class(pattern[at + 1 : end]), end + 1
         elif pattern[at] == "\\" and at + 1 < len(pattern):
             out, at = out + re.escape(pattern[at + 1]), at + 2
         else:
             out, at = out + re.escape(pattern[at]), at + 1
     return out
+
+
+def _class(inner: str) -> str:
+    """A bracket expression; it never matches ``/``. A range that runs backwards matches nothing, as in git."""
+    negated = inner[0] in "!^"
+    inner = inner[1:] if negated else inner
+    items = []
+    at = 0
+    while at < len(inner):
+        if inner[at + 1 : at + 2] == "-" and at + 2 < len(inner):
+            low, high = inner[at], inner[at + 2]
+            items += [f"{re.escape(low)}-{re.escape(high)}"] if low <= high else []
+            at += 3
+        else:
+            items.append(re.escape(inner[at]))
+            at += 1
+    body = "".join(items)
+    if negated:
+        return f"[^/{body}]"
+    return f"(?!/)[{body}]" if body else "(?!)"

@@ -17,7 +17,7 @@ FILES_MAX = 50
 """Most files that include one another."""
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
-_FDK = re.compile(r"fdk\s*(\[[^\]]*\])?\s*($|[=~!<>@;(\s,-])", re.IGNORECASE)
+_FDK = re.compile(r"fdk\s*(\[[^\]]*\])?(\s|$|[=~!<>@;(,])", re.IGNORECASE)
 _OPTION = re.compile(r"(-r|--requirement|-c|--constraint|-e|--editable|-f|--find-links)(?:\s*=\s*|\s+|(?=[^-\s=]))(.+)")
 _ARCHIVE = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _SKIPPED = {".git", ".hg", "__pycache__", "build", ".venv", ".tox"}
