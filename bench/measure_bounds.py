@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import stoker as stokers
 from bench.budgets import Figure
 from bench.http1 import check_hello
-from bench.measure_cold import WEB
+from bench.measure_cold import BARE, WEB
 from bench.processes import BenchError, end_processes, with_mark
 from bench.stats import Sample
 from bench.stoker import Stoker, bundle, dumps, source
@@ -107,7 +107,7 @@ def figures(
         Figure("save", "`stoker dev`: save a file until the next call runs it", "ms", None,
                note="not measured: there is no `stoker dev` yet; the next row is what it would stand on"),
         Figure("redeploy", "changed source: push + update + first call, over the API", "ms", saved,
-               "`python3 -I -c pass`, same interpreter", python, saved.median / python.median),
+               BARE, python, saved.median / python.median),
         Figure("deploy", "`stoker deploy`, changed source, unchanged dependencies", "s", again,
                "the first deploy, which resolves and installs them", first, again.median / first.median,
                note=f"the command from its start to its end, with {' '.join(REQUIREMENTS)}"),

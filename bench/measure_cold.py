@@ -24,6 +24,7 @@ NUMPY = ("numpy==2.3.4",)
 WEB = ("fastapi==0.120.1", "httpx==0.28.1", "pydantic==2.12.3")
 PYTHON_S = 60.0
 """Longest time for a python of its own to import."""
+BARE = "`python3 -I -c pass`, same interpreter"
 BURST_CALLS = 100
 FLOOR = 40
 FLOOR_MIB = 128
@@ -35,6 +36,8 @@ class Cold:
 
     fork_ms: list[float] = field(default_factory=list)
     python_ms: list[float] = field(default_factory=list)
+    machine_python_ms: list[float] = field(default_factory=list)
+    """The interpreter with whatever is installed beside it on this machine."""
     spare_ms: list[float] = field(default_factory=list)
     numpy_ms: list[float] = field(default_factory=list)
     numpy_python_ms: list[float] = field(default_factory=list)
@@ -63,7 +66,8 @@ def measure(
 ) -> Cold:  # fmt: skip
     """Cold calls and pythons of their own, alternately; the heavy imports a few times, between them."""
     cold = Cold()
-    interpreter = interpreter_of(stoker, hello)
+    installed = interpreter_of(stoker, hello)
+    interpreter = venvs.bare(installed)
     every = max(1, count // heavy_count)
     for number in range(count):
         if number % 20 == 0:
@@ -71,6 +75,7 @@ def measure(
         cold.python_ms.append(python_ms(interpreter, "pass"))
         cold.fork_ms.append(cold_call_ms(stoker, hello, {"fork"}))
         if number % every == 0:
+            cold.machine_python_ms.append(python_ms(installed, "pass"))
             numpy_id, numpy_packages, numpy_statement = heavy["numpy"]
             cold.numpy_ms.append(cold_call_ms(stoker, numpy_id, {"fork"}))
             cold.numpy_python_ms.append(python_ms(interpreter, numpy_statement, numpy_packages))
@@ -208,15 +213,17 @@ def figures(
     fork = Sample.of(cold.fork_ms)
     python = Sample.of(cold.python_ms)
     fork_p99, python_p99 = percentile(cold.fork_ms, 99), percentile(cold.python_ms, 99)
-    bare = "`python3 -I -c pass`, same interpreter"
     one = "one cold start by fork (median)"
     rows = [
-        _over("cold-fork", "cold start by fork, hello, p50", cold.fork_ms, bare, python,
-              note="alternately; connection open before; every start kind checked with the daemon"),
+        _over("cold-fork", "cold start by fork, hello, p50", cold.fork_ms, BARE, python,
+              note="alternately; connection open before; every start kind checked with the daemon; the bare python is a "
+              "fresh virtual environment's, without the .pth files of the machine's own"),
+        _over("cold-installed-python", "cold start by fork, hello, p50", cold.fork_ms,
+              "the same with the machine's own site-packages", Sample.of(cold.machine_python_ms)),
         Figure("cold-fork-p99", "cold start by fork, hello, p99", "ms", _one(fork_p99, len(cold.fork_ms)),
                "its own p50", fork, fork_p99 / fork.median),
         Figure("cold-python-p99", "cold start by fork, hello, p99, beside a bare python", "ms",
-               _one(fork_p99, len(cold.fork_ms)), f"{bare}, p99", _one(python_p99, len(cold.python_ms)),
+               _one(fork_p99, len(cold.fork_ms)), f"{BARE}, p99", _one(python_p99, len(cold.python_ms)),
                fork_p99 / python_p99),
         _over("cold-numpy", "cold start by fork, function importing numpy", cold.numpy_ms, one, fork),
         _over("cold-numpy-import", "cold start by fork, function importing numpy", cold.numpy_ms,
@@ -231,8 +238,8 @@ def figures(
         _over("pcus-40", f"{FLOOR} PCUs asked for: all ready", [last for _, last in floors], one, fork),
         _over("pcus-first", f"{FLOOR} PCUs asked for: first ready", [first for first, _ in floors], one, fork,
               note="includes the management request that asks for them, and the one that sees it"),
-        _over("boot", "first call after a start of the daemon: its template boots first", boot_ms, bare, python),
-        _over("start", "daemon start until it is ready, one function deployed", ready_ms, bare, python),
+        _over("boot", "first call after a start of the daemon: its template boots first", boot_ms, BARE, python),
+        _over("start", "daemon start until it is ready, one function deployed", ready_ms, BARE, python),
     ]  # fmt: skip
     if cold.spare_ms:
         rows.append(_over("cold-spare", "two calls at once, one of them on a spare: both answered", cold.spare_ms, one,

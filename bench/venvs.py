@@ -32,6 +32,22 @@ def ensure(name: str, requirements: Sequence[str]) -> Path:
     return home / "bin"
 
 
+def bare(interpreter: Path) -> Path:
+    """A Python of this interpreter that has nothing installed.
+
+    An interpreter's own site-packages may hold ``.pth`` files that import at every start: on one machine these made
+    ``python3 -I -c pass`` three times as slow, which would flatter whatever is compared with it.
+
+    Raises:
+      BenchError: it could not be made.
+    """
+    home = CACHE / "venvs" / f"bare-{hashlib.sha256(str(interpreter).encode()).hexdigest()[:12]}"
+    python = home / "bin/python"
+    if not python.exists():
+        _run([str(interpreter), "-I", "-m", "venv", "--clear", "--without-pip", str(home)])
+    return python
+
+
 def ensure_target(name: str, requirements: Sequence[str]) -> Path:
     """A directory of installed packages, as the ``python`` directory of a bundle.
 
