@@ -41,7 +41,7 @@ class Step:
             bar = [BarColumn(), DownloadColumn()] if total is not None else []
             columns = [SpinnerColumn(), TextColumn("{task.description}"), *bar]
             self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._progress.add_task("", total=total)
+            self._task = self._progress.add_task(self.name, total=total)
             self._progress.start()
         from rich.markup import escape
 

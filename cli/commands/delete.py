@@ -98,8 +98,8 @@ def delete_trigger(settings: Settings, app: str, function: str, trigger: str) ->
 
 
 def _confirm(question: str, force: bool) -> None:
-    if not force and sys.stdin.isatty():
-        click.confirm(question, abort=True, err=True)
+    if not force and sys.stdin.isatty() and not click.confirm(question, err=True):
+        raise CliError("nothing was deleted")
 
 
 def _done(settings: Settings, found: dict[str, Any], text: str) -> None:

@@ -298,7 +298,12 @@ class _Deployment:
             number = (live or {}).get("number")
             if number is not None:
                 self._document["version"] = number
-            step.done(f"version {number} is ready" if number is not None else f"{found.image} is ready")
+            start = status.get("start") if isinstance(status.get("start"), dict) else {}
+            slow = ""
+            if start and start.get("forkable") is False:
+                self._document["start"] = {"forkable": False, "reason": start.get("reason", "")}
+                slow = f"; its workers start as processes of their own: {start.get('reason', '')}"
+            step.done((f"version {number} is ready" if number is not None else f"{found.image} is ready") + slow)
         assert isinstance(function, dict)
         return function
 
