@@ -408,6 +408,20 @@ def test_a_small_function_runs_beside_a_large_one_that_waits() -> None:
     assert w.calls[call].instance is not None
 
 
+def test_a_function_that_holds_much_does_not_take_the_rest_from_one_that_waits_for_more() -> None:
+    w = world("small", memory_mib=1024, queue_max=1000)
+    deploy(w, "large", memory_mib=512)
+    for _ in range(6):
+        w.call("small")
+    ready_all(w)
+    reap_all(w)
+    assert len(w.of("small")) == 7, "with its spare"
+    w.call("large")  # 128 MiB are free and those of the spare, 512 are needed
+    for _ in range(2):
+        w.call("small")
+    assert len(w.of("small")) == 7
+
+
 def test_what_is_beside_the_floors_of_others_is_the_limit_for_one_function() -> None:
     w = world(memory_mib=1024)
     deploy(w, "floor", floor=4)

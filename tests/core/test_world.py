@@ -197,7 +197,7 @@ class Node(RuleBasedStateMachine):
             self.w.forget(function)
 
     def drain(self, _: str, which: int) -> None:
-        if which == 1 and self.w.now_s > 10:
+        if which in (1, 3) and self.w.now_s > 10:
             self.w.drain()
 
     @rule(
