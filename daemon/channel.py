@@ -167,6 +167,8 @@ class Channel:
                 await trio.lowlevel.wait_readable(self._answers)
             except trio.ClosedResourceError:
                 raise self._reason() from None
+            if self._error is not None:  # aborted, and perhaps closed, between waking and running
+                raise self._error
             try:
                 data = os.read(self._answers, READ_BYTES)
             except BlockingIOError:

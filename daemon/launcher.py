@@ -307,7 +307,10 @@ class Launcher:
         """
         template = self._templates.get(plan.revision)
         if template is not None and template.ready.is_set():
-            return template, "fork"
+            if not template.parent.gone:
+                return template, "fork"
+            del self._templates[plan.revision]  # it has just died, and its own task has not seen to it yet
+            template = None
         if template is None:
             parent = await self._the_spawner()
             assert self._nursery is not None

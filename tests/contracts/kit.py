@@ -135,13 +135,14 @@ class Kit:
             context = self.launcher.launch(plan, instance_id=self.last_id, on_boot_output=self.output.append)
             async with context as worker:
                 printed = self.printed[worker.pid] = bytearray()
-                fds = (worker.stdout_fd, worker.stderr_fd)
+                fds = {worker.stdout_fd, worker.stderr_fd}
                 for fd in fds:
-                    self.nursery.start_soon(_drain, fd, printed)
+                    self.nursery.start_soon(_drain, fd, fds, printed)
                 try:
                     yield worker
                 finally:
-                    for fd in fds:
+                    while fds:
+                        fd = fds.pop()
                         trio.lowlevel.notify_closing(fd)
                         _read(fd, printed)
                         os.close(fd)
@@ -154,11 +155,11 @@ class Kit:
             yield worker
 
 
-async def _drain(fd: int, printed: bytearray) -> None:
+async def _drain(fd: int, still_open: set[int], printed: bytearray) -> None:
     try:
-        while True:
+        while fd in still_open:
             await trio.lowlevel.wait_readable(fd)
-            if not _read(fd, printed):
+            if fd not in still_open or not _read(fd, printed):  # it may be closed between waking and running
                 return
     except trio.ClosedResourceError:
         pass
