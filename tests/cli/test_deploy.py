@@ -347,3 +347,14 @@ def test_init_refuses(bare_stoker: Stoker, tmp_path: Path, arguments: list[str])
     result = bare_stoker("init", *arguments)
     assert (result.code, result.out) == (2, "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_that_cannot_be_forked_are_told(stoker: Stoker, daemon: FakeDaemon, function: Path) -> None:
+    digest = digest_of(stoker, function)
+    daemon.expect_function()
+    expect_deploy(daemon, digest, fn={"id": "F1"}, known=True)
+    status = {"version": {"number": 3}, "start": {"forkable": False, "reason": "the import started 1 thread(s)"}}
+    daemon.script[-1].reply = json.dumps(status).encode()
+    result = stoker("deploy", "--app", "demo", str(function))
+    assert (result.code, result.err) == (0, "")
+    assert "its workers start as processes of their own: the import started 1 thread(s) (T)\n" in timeless(result.out)

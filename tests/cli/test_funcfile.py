@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cli import funcfile
-from cli.funcfile import FuncFileError
+from cli.items import FuncFileError
 from tests.cli.conftest import ROOT
 
 HEAD = "schema_version: 20180708\nname: hello\n"
@@ -161,6 +161,12 @@ def test_errors(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(FuncFileError) as raised:
         load(tmp_path, text)
     assert raised.value.message.startswith(message)
+
+
+def test_a_dockerfile_is_not_built(tmp_path: Path) -> None:
+    with pytest.raises(FuncFileError) as raised:
+        load(tmp_path, HEAD + "runtime: docker\n")
+    assert raised.value.hint.startswith("a Dockerfile is not built here: write 'runtime: python'")
 
 
 def test_a_file_that_unfolds_without_end_is_refused(tmp_path: Path) -> None:
