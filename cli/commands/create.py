@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 import click
 
-from cli.commands.deploy import HTTP_ENDPOINT, PCU_OPTION, check_image
+from cli.commands.deploy import HTTP_ENDPOINT, PCU_OPTION
 from cli.funcfile import IDLE_TIMEOUT_S_MAX, MEMORY_MIB_MAX, TIMEOUT_S_MAX
 from cli.groups import Named
 from cli.options import APP, FUNCTION, TRIGGER, Settings, common, key_json, key_values
 from cli.output import structured
+from cli.push import check_image
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -358,3 +358,14 @@ def test_workers_that_cannot_be_forked_are_told(stoker: Stoker, daemon: FakeDaem
     result = stoker("deploy", "--app", "demo", str(function))
     assert (result.code, result.err) == (0, "")
     assert "its workers start as processes of their own: the import started 1 thread(s) (T)\n" in timeless(result.out)
+
+
+def test_an_app_that_another_deploy_makes_meanwhile(stoker: Stoker, daemon: FakeDaemon, function: Path) -> None:
+    digest = digest_of(stoker, function)
+    daemon.expect("GET /v2/apps?name=demo", {"items": []})
+    daemon.expect("POST /v2/apps", {"message": "App already exists", "code": "conflict"}, status=409)
+    daemon.expect_function()
+    expect_deploy(daemon, digest, fn={"id": "F1"}, known=True)
+    result = stoker("deploy", "--app", "demo", "--create-app", str(function))
+    assert (result.code, result.err) == (0, "")
+    assert "  app           demo is there (T)\n" in timeless(result.out)
