@@ -34,6 +34,7 @@ class Entry:
     local: Mapping[str, Any] = field(default_factory=dict)
     central: Mapping[str, Any] = field(default_factory=dict)
     descriptor: Mapping[str, int] = field(default_factory=dict)
+    signature: bytes = b"PK\7\x08"
     before: bytes = b""
     """Bytes between the member before and this one."""
 
@@ -90,7 +91,7 @@ def archive(
         out += payload
         if entry.streamed:
             after = {**sums, **entry.descriptor}
-            out += (b"PK\7\x08" if entry.signed else b"") + struct.pack(
+            out += (entry.signature if entry.signed else b"") + struct.pack(
                 "<3I", after["crc"], after["packed"], after["size"]
             )
         there = {**base, **sums, "disk": 0, "offset": offset, "comment": b"", **entry.central}
@@ -325,6 +326,9 @@ HOSTILE: dict[str, Hostile] = {
     "data descriptor with another size": Hostile(
         with_handler(Entry("function/x", b"x", streamed=True, descriptor={"size": 99})), "data descriptor"
     ),
+    "data descriptor with another signature": Hostile(
+        with_handler(Entry("function/x", b"x", streamed=True, signature=b"PK\7\x09")), "broken data descriptor"
+    ),
     "data descriptor that is missing": Hostile(
         with_handler(Entry("function/x", b"x", flags=8)), "data descriptor of the wrong length"
     ),
@@ -347,6 +351,9 @@ HOSTILE: dict[str, Hostile] = {
         with_handler(comment=plain({"function/func.py": b"evil"})), "two ways"
     ),
     "fewer members than it says": Hostile(with_handler(end={"here": 2, "count": 2}), "fewer than the 2"),
+    "more members than are allowed": Hostile(
+        with_handler(end={"here": 50_001, "count": 50_001}), "50001 members, 50000 allowed"
+    ),
     "more members than it says": Hostile(
         with_handler(Entry("function/x", b"x"), end={"here": 1, "count": 1}), "after the last entry"
     ),

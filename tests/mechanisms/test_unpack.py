@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
-from daemon.bundles import BundleStore
+from daemon.bundles import UNPACK_PROGRAM, BundleStore
 from daemon.config import Bundles
 from daemon.errors import CallerError, InvalidFunction, RequestTooLarge
 from daemon.model import Bundle
+from daemon.unpack.archive import Member, Source, check_layout, read_members
+from daemon.unpack.rules import Limits
+from daemon.unpack.writer import Writer
 from tests.mechanisms.archives import (
     DIRECTORY,
     FILE,
@@ -120,6 +128,7 @@ class TestGood:
             handler(),
             Entry("function/run.sh", b"#!/bin/sh\n", mode=FILE | 0o777),
             Entry("function/secret", b"s", mode=FILE | 0o600),
+            Entry("function/for-others", b"o", mode=FILE | 0o655),
             Entry("python/pkg/lib.so.1", b"\x7fELF"),
             link("python/pkg/lib.so", "lib.so.1"),
             link("python/lib", "pkg"),
@@ -138,6 +147,7 @@ class TestGood:
             "function/func.py": HANDLER,
             "function/run.sh": b"#!/bin/sh\n",
             "function/secret": b"s",
+            "function/for-others": b"o",
             "python/pkg/lib.so.1": b"\x7fELF",
             "resources/naïve 日本.txt": "für".encode(),
         }
@@ -150,7 +160,7 @@ class TestGood:
         assert os.readlink(root / "python/pkg/lib.so") == "lib.so.1"
         assert (root / "python/lib.so").read_bytes() == b"\x7fELF"
         assert bundle.digest == f"sha256:{hashlib.sha256(data).hexdigest()}"
-        assert (bundle.packed_bytes, bundle.files) == (len(data), 13)
+        assert (bundle.packed_bytes, bundle.files) == (len(data), 14)
         assert bundle.unpacked_bytes == sum(len(c) for n, c in content(root).items() if n != ".bundle.json") + 28
 
     async def test_an_archive_of_info_zip_arrives(self, store: BundleStore, tmp_path: Path) -> None:
@@ -181,3 +191,74 @@ def _crcs(*texts: bytes) -> list[int]:
     import zlib
 
     return [zlib.crc32(text) for text in texts]
+
+
+class TestWriting:
+    """Should the checks ever miss something, the writer still does not follow, overwrite, or outlive the daemon."""
+
+    @staticmethod
+    def program(data: bytes, target: Path, parent_pid: int) -> dict[str, object]:
+        """What the unpacking program says about an archive and an existing directory."""
+        limits = {"unpacked_bytes_max": 2**20, "files_max": 9, "ratio_max": 9, "depth_max": 9, "path_bytes_max": 99}
+        archive_fd = os.memfd_create("archive")
+        target_fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.write(archive_fd, data)
+            arguments = [str(archive_fd), str(target_fd), str(parent_pid), json.dumps({**limits, "cpu_s": 9})]
+            command = [sys.executable, "-I", "-S", str(UNPACK_PROGRAM), *arguments]
+            done = subprocess.run(command, pass_fds=(archive_fd, target_fd), capture_output=True, env={})
+        finally:
+            os.close(archive_fd)
+            os.close(target_fd)
+        reply: dict[str, object] = json.loads(done.stdout)
+        return reply
+
+    def test_it_says_what_it_did(self, tmp_path: Path) -> None:
+        reply = self.program(with_handler(), tmp_path, os.getpid())
+        assert (reply.pop("landlock", None) is not None, reply) == (
+            True, {"ok": True, "files": 2, "unpacked_bytes": len(HANDLER)},
+        )  # fmt: skip
+
+    def test_what_is_there_is_not_overwritten(self, tmp_path: Path) -> None:
+        victim = tmp_path / "victim"
+        victim.write_text("unharmed")
+        target = tmp_path / "target"
+        (target / "function").mkdir(parents=True)
+        reply = self.program(with_handler(), target, os.getpid())
+        assert "File exists" in str(reply["os_error"])
+        for make in ("link", "file"):
+            root_fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+            place = tmp_path / make
+            place.symlink_to(victim) if make == "link" else place.write_text("unharmed")
+            writer = Writer(root_fd, sync_each=True, parent_pid=os.getppid())
+            with first_of(with_handler()) as (source, member), pytest.raises(FileExistsError):
+                writer.file(make, source, member)
+            os.close(root_fd)
+            assert place.read_text() == victim.read_text() == "unharmed"
+
+    def test_a_link_in_place_of_a_directory_is_not_entered(self, tmp_path: Path) -> None:
+        (tmp_path / "outside").mkdir()
+        (tmp_path / "target").mkdir()
+        (tmp_path / "target/function").symlink_to(tmp_path / "outside")
+        root_fd = os.open(tmp_path / "target", os.O_RDONLY | os.O_DIRECTORY)
+        with pytest.raises(NotADirectoryError):
+            Writer(root_fd, sync_each=True, parent_pid=os.getppid()).directory("function/d")
+        os.close(root_fd)
+        assert not list((tmp_path / "outside").iterdir())
+
+    def test_it_ends_when_the_daemon_is_gone(self, tmp_path: Path) -> None:
+        reply = self.program(with_handler(), tmp_path, os.getppid())
+        assert (reply["ok"], reply["reason"]) == (False, "the daemon that asked for this is gone")
+
+
+@contextlib.contextmanager
+def first_of(data: bytes) -> Iterator[tuple[Source, Member]]:
+    """The source and its first member, ready to be written."""
+    fd = os.memfd_create("archive")
+    os.write(fd, data)
+    source = Source(fd)
+    limits = Limits(unpacked_bytes_max=2**20, files_max=9, ratio_max=9, depth_max=9, path_bytes_max=99)
+    members, directory_at = read_members(source, limits)
+    check_layout(source, members, directory_at)
+    yield source, members[0]
+    os.close(fd)
