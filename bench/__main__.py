@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -20,6 +21,8 @@ from bench.processes import BenchError
 from bench.table import BUDGET_HEADER, HEADER, page, plain_table, rows, summary
 
 ROOT = Path(__file__).parents[1]
+NOTES = Path(__file__).with_name("notes.md")
+"""Where the time goes: from profiles, by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the report; returns the exit code."""
     args = _parser().parse_args(argv)
     plan = QUICK if args.quick else FULL
+    load = os.getloadavg()[0]
     try:
         wrk.find()
         with tempfile.TemporaryDirectory(prefix="stoker-bench-", ignore_cleanup_errors=True) as scratch:
@@ -57,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(plain_table(HEADER, rows(figures, budgeted=False)))
     print(summary(figures))
     command = "scripts/bench" + (" --quick" if args.quick else "")
-    where = conditions(command=command, sandbox=sandbox, rounds=plan.rounds, seconds=plan.seconds)
+    where = conditions(
+        command=command, sandbox=sandbox, rounds=plan.rounds, seconds=plan.seconds, load_before=load
+    )  # fmt: skip
     write(figures, where, Path(args.output))
     return 0
 
@@ -67,7 +73,7 @@ def write(figures: list[Figure], where: dict[str, object], output: Path) -> None
     reference, results = output / "docs/reference", output / "bench/results"
     reference.mkdir(parents=True, exist_ok=True)
     results.mkdir(parents=True, exist_ok=True)
-    (reference / "performance.md").write_text(page(figures, where))
+    (reference / "performance.md").write_text(page(figures, where, notes=NOTES.read_text()))
     (reference / "performance.svg").write_text(svg(figures))
     document = {"conditions": where, "figures": [as_json(figure) for figure in figures]}
     (results / "latest.json").write_text(json.dumps(document, indent=1) + "\n")

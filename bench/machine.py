@@ -14,8 +14,8 @@ from bench import venvs, wrk
 from bench.peers import REQUIREMENTS
 
 
-def conditions(*, command: str, sandbox: str, rounds: int, seconds: float) -> dict[str, Any]:
-    """Everything a reader needs to judge the figures, by name."""
+def conditions(*, command: str, sandbox: str, rounds: int, seconds: float, load_before: float) -> dict[str, Any]:
+    """Everything a reader needs to judge the figures, by name. ``load_before``: the load average at the start."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
@@ -25,7 +25,7 @@ def conditions(*, command: str, sandbox: str, rounds: int, seconds: float) -> di
         "kernel": platform.release(),
         "system": _system(),
         "python": f"{platform.python_implementation()} {platform.python_version()} ({sys.executable})",
-        "load_before": f"{os.getloadavg()[0]:.2f}",
+        "other_work": f"load average {load_before:.2f} when the run began (0 is a machine to ourselves)",
         "rounds": f"{rounds} of {seconds:g} s each for warm calls, peers in turn",
         "load": f"{wrk.version()}, 1 thread, on the same cores",
         "peers": {name: _versions(name, needed) for name, needed in REQUIREMENTS.items()},
