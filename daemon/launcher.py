@@ -42,6 +42,8 @@ SPAWNER_PAUSE_S = 0.2
 """Pause before a spawner that ended is replaced."""
 ORPHANS_S = 1.0
 """How long what a killed spawner left behind may take to disappear."""
+STARTS_MAX = 3
+"""Attempts of one launch when what should fork dies: its template has just died, then the spawner, then a new one."""
 UNFORKABLE_MAX = 1024
 """Revisions remembered as not forkable; the oldest is forgotten, and found out again when it is used."""
 
@@ -223,7 +225,7 @@ class Launcher:
                 await tmpdirs.remove(tmp)
 
     async def _start(self, plan: LaunchPlan, tmp: str, on_boot_output: Callable[[bytes], None]) -> tuple[Worker, Child]:
-        for attempt in (1, 2):
+        for attempt in range(1, STARTS_MAX + 1):
             try:
                 if plan.start not in ("boot", "exec") and plan.revision not in self._unforkable:
                     template, kind = await self._template(plan, on_boot_output)
@@ -236,8 +238,8 @@ class Launcher:
                     parent = await self._the_spawner()
                     return await self._start_in(parent, plan, "exec", {"type": "instance"}, (job_fd,))
             except ParentGone as exc:
-                # POLICY: a template or spawner that died between two launches is replaced once per launch.
-                if attempt == 2:
+                # POLICY: when a template or the spawner dies under a launch, the next one is tried.
+                if attempt == STARTS_MAX:
                     raise InitFailed(detail=f"the worker could not be started: {exc}") from exc
         raise AssertionError("unreachable")
 
@@ -266,15 +268,17 @@ class Launcher:
 
     async def _finish(self, worker: Worker, child: Child) -> None:
         """Kill the tree, wait until it is gone and reaped, and let go of it."""
-        worker.kill()
-        worker.channel.close()
-        with trio.CancelScope(shield=True):
-            with trio.move_on_after(self._limits.kill_s) as scope:
-                await child.exited()
-            if scope.cancelled_caught:
-                self._log.error("instance does not end", pid=worker.pid, waited_s=self._limits.kill_s)
-        worker.gauge.close()
-        child.close()
+        try:
+            worker.kill()
+            worker.channel.close()
+            with trio.CancelScope(shield=True):
+                with trio.move_on_after(self._limits.kill_s) as scope:
+                    await child.exited()
+                if scope.cancelled_caught:
+                    self._log.error("instance does not end", pid=worker.pid, waited_s=self._limits.kill_s)
+        finally:
+            worker.gauge.close()
+            child.close()
 
     def _job(self, plan: LaunchPlan, tmp: str) -> Job:
         confinement = sandbox.confinement(plan, self._limits)
@@ -325,10 +329,14 @@ class Launcher:
 
     async def _live(self, template: Template, parent: Parent) -> None:
         """One template, from boot to reaped."""
-        tmp = tmpdirs.make(self._run_dir, f"t{template.child_id}")
+        tmp = ""
         try:
+            tmp = tmpdirs.make(self._run_dir, f"t{template.child_id}")
             with memfd(self._job(template.plan, tmp)) as job_fd:
                 await template.live(parent, job_fd)
+        except OSError as exc:  # no descriptors or no space left: one revision's trouble, not the launcher's
+            self._log.error("template cannot be started", revision=template.plan.revision, error=str(exc))
+            template.condemn(str(exc))
         finally:
             revision = template.plan.revision
             if self._templates.get(revision) is template:
@@ -340,8 +348,9 @@ class Launcher:
             template.settle()
             if not template.reason:
                 self.on_template_gone(revision)
-            with trio.CancelScope(shield=True):
-                await tmpdirs.remove(tmp)
+            if tmp:
+                with trio.CancelScope(shield=True):
+                    await tmpdirs.remove(tmp)
 
     def stop_template(self, revision: str) -> None:
         """Let the revision's template go, at once or, if it still has instances, with the last of them."""
@@ -355,9 +364,12 @@ class Launcher:
 
     async def _the_spawner(self) -> Parent:
         """The spawner, as soon as there is one; bounded by whoever launches."""
-        while self._spawner is None:
+        while True:
+            if self._spawner is not None:
+                if not self._spawner.gone:
+                    return self._spawner
+                self._spawner, self._spawner_up = None, trio.Event()  # `run` will replace it
             await self._spawner_up.wait()
-        return self._spawner
 
 
 @contextmanager

@@ -61,14 +61,15 @@ class Child:
     status: ExitStatus = field(default_factory=ExitStatus)
     abandoned: bool = False
     asked_s: float = field(default_factory=time.monotonic)
+    _watching: trio.Lock = field(default_factory=trio.Lock)
+    _gone: bool = False
 
     async def exited(self) -> ExitStatus:
         """Wait until the process is gone, then, within `EXIT_REPORT_S`, for how it ended. For any number of tasks."""
-        fd = os.dup(self.pidfd)  # a task of its own may wait for each descriptor
-        try:
-            await trio.lowlevel.wait_readable(fd)
-        finally:
-            os.close(fd)
+        async with self._watching:  # one task at a time may wait for a descriptor
+            if not self._gone:
+                await trio.lowlevel.wait_readable(self.pidfd)
+                self._gone = True
         with trio.move_on_after(EXIT_REPORT_S):
             await self.reported.wait()
         return self.status
