@@ -63,7 +63,8 @@ class OutputReader:
 
         The hot path of every call: one poll(2) when nothing is pending.
         """
-        if self._poll.poll(0) or self._streams[0].partial or self._streams[1].partial:
+        out, err = self._streams
+        if self._poll.poll(0) or out.partial or err.partial or out.skipping or err.skipping:
             self._drain()
         self._call_id = call_id
 
@@ -185,6 +186,7 @@ class OutputReader:
         self._log.write(stream.name, text, call_id=self._call_id, instance_id=self._instance)
 
     def _end_line(self, stream: _Stream) -> None:
+        stream.skipping = False
         if stream.partial:
             self._line(stream, stream.partial)
 

@@ -274,7 +274,7 @@ async def logs(node: Node, request: ApiRequest) -> ApiReply:
         function.id,
         call_id=request.first("call") or None,
         last=_number(request, "tail", 100, TAIL_LINES_MAX),
-        follow=_flag(request, "follow"),
+        follow=_flag(request, "follow") and not node.draining,
     )
     return ApiReply(stream=_lines(tail), content_type=NDJSON_TYPE)
 

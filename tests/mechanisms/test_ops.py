@@ -377,6 +377,14 @@ class TestFunctions:
         await stream.aclose()
         assert not log._followers
 
+    async def test_nobody_follows_a_daemon_that_drains(self, api: Api, function_id: str) -> None:
+        api.node.log_book.open(function_id).write("stdout", "old")
+        api.node.draining = True
+        reply = await api.send("GET", f"/stoker/v1/functions/{function_id}/logs?follow=true")
+        assert reply.stream is not None
+        with trio.fail_after(60):
+            assert len([chunk async for chunk in reply.stream]) == 1
+
     @pytest.mark.parametrize(
         "query", ["tail=-1", "tail=x", "tail=10001", "tail=1.5", "follow=maybe", "tail=99999999999"]
     )

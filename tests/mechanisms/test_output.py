@@ -262,14 +262,30 @@ class TestFloods:
         self, tmp_path: Path, autojump_clock: trio.testing.MockClock
     ) -> None:
         worker = Worker(unwritten(tmp_path, self.LIMITS))
-        worker.print("a" * 60_000)  # four long lines, then the burst is used up in the middle of this one
-        worker.reader.begin_call("C1")
-        await trio.sleep(10)
-        worker.print("rest of the dropped line\nwhole\n")
+        async with reading(worker):
+            worker.print("a" * 60_000)  # a long line and a bit, then the burst is used up in the middle of this one
+            await trio.sleep(10)
+            worker.print("rest of the dropped line\nwhole\n")
+            await trio.sleep(0.1)
         worker.reader.end_call()
         lines = [text for _, stream, text in worker.lines() if stream == "stdout"]
         assert lines[-1] == "whole"
         assert not any("rest" in line for line in lines)
+        worker.reader.close()
+        worker.close()
+
+    async def test_a_dropped_line_without_an_end_takes_nothing_of_the_next_call(
+        self, tmp_path: Path, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        worker = Worker(unwritten(tmp_path, self.LIMITS))
+        worker.reader.begin_call("C1")
+        worker.print("a" * 60_000)
+        worker.reader.begin_call("C1")
+        await trio.sleep(10)
+        worker.reader.begin_call("C2")
+        worker.print("of the next call\n")
+        worker.reader.end_call()
+        assert worker.lines()[-1] == ("C2", "stdout", "of the next call")
         worker.reader.close()
         worker.close()
 
