@@ -37,6 +37,7 @@ def main(job: Job) -> NoReturn:
         flush()
         control.send(sock, {"type": "failed", "traceback": control.clip(str(exc))})
         os._exit(1)
+    worker.rehearse()
     reason = why_not_forkable(baseline)
     gc.collect()
     # What is alive now never changes again: the collector of an instance must not touch (and so copy) these pages.

@@ -35,6 +35,32 @@ def renew(tmp: str) -> None:
         tempfile.tempdir = None  # type: ignore[attr-defined]
 
 
+REHEARSALS = 20
+"""Enough for CPython to have specialised the code of a call and for its free lists to be filled."""
+
+
+def rehearse() -> None:
+    """Do in a template what its instances will do: what is done once before the fork they need not do each.
+
+    Code that CPython specialises when it has run a few times is written to, so each instance would copy its pages; the
+    first draw from OpenSSL takes milliseconds; an event loop's code is long.
+    """
+    runner = Runner.of(_Idle)
+    runner._uses_loop = False  # a loop has descriptors, and those must not be there before the fork
+    frame = {"type": "call", "id": "-", "nonce": 1, "deadline": "", "headers": [["content-type", "-"]], "body": b"-"}
+    for _ in range(REHEARSALS):
+        decoder = wire.Decoder(wire.TO_WORKER)
+        _answer(runner, decoder.feed(wire.encode(frame))[0], 1)
+    renew(os.environ.get("TMPDIR", ""))
+    _try(sys.modules, "asyncio", lambda module: module.new_event_loop().close())
+
+
+class _Idle:
+    @staticmethod
+    def handler() -> Callable[..., str]:
+        return lambda ctx, data=None: ""
+
+
 def _try(modules: dict[str, Any], name: str, renewal: Callable[[Any], object]) -> None:
     if (module := modules.get(name)) is not None:
         try:
