@@ -24,6 +24,7 @@ FAULTS = [
         file="node.py",
         old="            or revision.pool.instances >= limits.function_instances_max\n",
         new="",
+        found_by="test_memory.py",
     ),
     Fault(
         name="too many instances on the node",
@@ -124,6 +125,7 @@ FAULTS = [
         new=(
             "if False:\n            self._alarms.set(instance)\n            self.needs_settle = True\n        if (not"
         ),
+        found_by="test_calls.py",
     ),
     Fault(
         name="memory is given back at the kill",
@@ -289,6 +291,7 @@ FAULTS = [
         file="settle.py",
         old=("    if revision.start_error is not None:\n        return 0\n"),
         new="",
+        found_by="test_floors.py",
     ),
     Fault(
         name="a spare evicts",
@@ -353,6 +356,7 @@ FAULTS = [
         file="alarms.py",
         old=("            else:\n                self.set(what)\n"),
         new="",
+        found_by="test_alarms.py",
     ),
     Fault(
         name="a nearer deadline is not noticed",

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(600)
 """50 s on a quiet machine; other work on it must not fail this."""
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = 120
+EXAMPLES = 200
 """Runs of the property test per fault; nearly all are found within the first twenty."""
 
 

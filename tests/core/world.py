@@ -19,7 +19,7 @@ from daemon.errors import FunctionCrashed, InitFailed, InitTimeout, StokerError
 
 LIMITS = Limits(
     memory_mib=1500, instances_max=8, function_instances_max=5, queue_max=4, queue_s=10.0, start_s=3.0, stop_s=1.0,
-    kill_s=2.0, starts_at_once=2, node_starts_at_once=5, backoff_s=0.5, backoff_s_max=8.0, reuse_calls_max=9,
+    kill_s=2.0, starts_at_once=2, node_starts_at_once=3, backoff_s=0.5, backoff_s_max=8.0, reuse_calls_max=9,
     reuse_age_s_max=150.0, reuse_growth_fraction_max=0.8, template_idle_s=20.0, templates_max=3, template_mib=24,
 )  # fmt: skip
 """Small enough that every limit is reached within a few steps."""
