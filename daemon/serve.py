@@ -126,7 +126,11 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
             config.http,
             route=make_route(catalog, invoker, ids),
             control=make_app(
-                [(fn_api.ROUTES, registry), (ops.ROUTES, node)], make_route(catalog, invoker, ids), config.http, log=log
+                [(fn_api.ROUTES, registry), (ops.ROUTES, node)],
+                make_route(catalog, invoker, ids),
+                config.http,
+                url=listeners.url,
+                log=log,
             ),
             client_watch_s=limits.client_watch_s,
             log=log,

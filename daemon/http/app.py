@@ -32,11 +32,12 @@ API_BODY_BYTES_MAX = 1024 * 1024
 
 
 def make_app(
-    tables: Iterable[tuple[Sequence[Route], Any]], calls: CallRoute, http: Http, *, log: Any
+    tables: Iterable[tuple[Sequence[Route], Any]], calls: CallRoute, http: Http, *, url: str, log: Any
 ) -> QuartTrio:
     """The control plane as an ASGI application.
 
     ``tables``: rows with the service that their handlers get. ``calls``: the data plane's router.
+    ``url``: where the TCP listener is reached, for the endpoints told to clients of the unix socket.
     """
     router = Router(tables)
     app = QuartTrio("stoker", static_folder=None)
@@ -51,7 +52,7 @@ def make_app(
             if endpoint := calls(request.method, target):
                 whole = target + b"?" + request.query_string if request.query_string else target
                 return _from_reply(await endpoint(await _call_request(whole, http)))
-            return _from_api(await router.dispatch(await _api_request(router, http)))
+            return _from_api(await router.dispatch(await _api_request(router, http, url)))
         except StokerError as exc:
             return _from_reply(error_reply(exc))
         except Exception:
@@ -76,10 +77,14 @@ async def _call_request(target: bytes, http: Http) -> Request:
     )
 
 
-async def _api_request(router: Router, http: Http) -> ApiRequest:
+async def _api_request(router: Router, http: Http, url: str) -> ApiRequest:
     found = router.match(request.method, request.path)
     streams = found is not None and found.route.streams
     query = request.query_string.decode("latin-1")
+    peer = _peer()
+    # Through the unix socket the Host header says nothing about where functions can be called.
+    here = url if peer.unix else f"{request.scheme}://{request.headers.get('Host', 'localhost')}"
+    base_url = http.public_url.rstrip("/") or here
     return ApiRequest(
         method=request.method,
         path=request.path,
@@ -88,8 +93,8 @@ async def _api_request(router: Router, http: Http) -> ApiRequest:
         headers={name.lower(): value for name, value in request.headers.items()},
         body=b"" if streams else await _body(API_BODY_BYTES_MAX, http),
         chunks=_chunks(http) if streams else None,
-        base_url=http.public_url.rstrip("/") or f"{request.scheme}://{request.headers.get('Host', 'localhost')}",
-        peer=_peer(),
+        base_url=base_url,
+        peer=peer,
     )
 
 

@@ -71,7 +71,8 @@ def test_the_tutorial_works_as_written(stoker: Run, shared_daemon: Daemon, tmp_p
     (tmp_path / "greet" / "func.py").write_text(GREET.replace("Hello", "Good day"))
     with (tmp_path / "greet" / "func.yaml").open("a") as file:
         file.write("\ntriggers:\n- name: greet\n  type: http\n  source: /greet\n")
-    stoker("deploy", "--app", "tutorial", "greet")
+    deployed = stoker("deploy", "--app", "tutorial", "greet")
+    assert f"{shared_daemon.url}/t/tutorial/greet" in deployed.stdout, "the URL that works, not the unix socket's Host"
     assert shared_daemon.request("POST", "/t/tutorial/greet", '"curl"').json == {"greeting": "Good day curl"}
     versions = json.loads(stoker("versions", "tutorial", "greet", "--output", "json").stdout)
     assert [v["state"] for v in versions] == ["ready", "failed", "ready"]
