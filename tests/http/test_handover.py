@@ -309,6 +309,7 @@ async def test_drain_closes_idle_ones_and_lets_the_others_finish(autojump_clock:
             assert await busy.more()
         door.front.drain()
         assert await idle.closed()
+        assert trio.current_time() < 5
         while b"0\r\n\r\n" not in busy.buffer:
             assert await busy.more()
         busy.buffer = b""

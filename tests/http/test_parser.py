@@ -203,6 +203,7 @@ def test_good_requests_are_accepted_and_everybody_agrees(raw: bytes) -> None:
 @settings(max_examples=800, deadline=None)
 @given(anything, steps)
 @example(b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", [1])
+@example(b"\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", [2])
 @example(b"GET /" + b"a" * 60 + b" HTTP/1.1\r\n", [1, 64, 2])
 @example(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 240 + b"\x00\r\n\r\n", [7])
 @example(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 300 + b"\x00\r\n\r\n", [7])
@@ -283,6 +284,19 @@ def test_a_limit_is_the_last_size_that_passes(name: str, size: int, status: int)
     for pieces in ([raw], cut(raw, [1]), cut(raw, [50])):
         outcome = parse(pieces)
         assert (outcome.error, len(outcome.requests)) == (status, 0 if status else 1)
+
+
+@pytest.mark.parametrize(("size", "status"), [(256, 0), (257, 431)])
+def test_an_unfinished_head_is_refused_as_soon_as_it_is_too_large(size: int, status: int) -> None:
+    raw = b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * (size - 12)
+    for pieces in ([raw], cut(raw, [1]), cut(raw, [50])):
+        assert parse(pieces) == Outcome([], status, begun=not status)
+
+
+def test_trailers_in_many_pieces_are_added_up() -> None:
+    raw = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 1360
+    assert parse(cut(raw + b"\r\n", [6]), Http()).error == 0
+    assert parse(cut(raw + b"X: y\r\n" * 6 + b"\r\n", [6]), Http()).error == 431
 
 
 def test_unread_gives_everything_from_the_request_on() -> None:
