@@ -86,7 +86,7 @@ FAULTS = [
         file="scheduler.py",
         old="or self._node.draining:",
         new="or False:",
-        found_by="test_calls.py",
+        found_by="test_endings.py",
     ),
     Fault(
         name="a free instance is not given to who waits",
@@ -99,7 +99,7 @@ FAULTS = [
         file="scheduler.py",
         old="and instance.calls < instance.calls_max",
         new="",
-        found_by="test_calls.py",
+        found_by="test_endings.py",
     ),
     Fault(
         name="the caller's leaving is ignored",
@@ -291,7 +291,7 @@ FAULTS = [
         file="settle.py",
         old=("    if revision.start_error is not None:\n        return 0\n"),
         new="",
-        found_by="test_floors.py",
+        found_by="test_prepared.py",
     ),
     Fault(
         name="a spare evicts",
