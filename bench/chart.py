@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from bench.budgets import BY_KEY, Figure
-from bench.table import number
+from bench.table import limit, number
 
 WIDTH, LABEL, ROW, PAD = 960, 430, 22, 16
 USED_MAX = 2.0
@@ -58,7 +58,7 @@ def _budgets(figures: Sequence[Figure]) -> list[Bar]:
             bars.append(Bar(label, 0.0, "not measured", FAINT))
             continue
         colour = OURS if budget.kept(figure) else MISSED
-        text = f"{used:.0%} of {budget.text}" + ("" if budget.kept(figure) else ", missed")
+        text = f"{used:.0%} of {limit(budget, figure)}" + ("" if budget.kept(figure) else ", missed")
         bars.append(Bar(label, min(used, USED_MAX) / USED_MAX, text, colour))
     return bars
 
