@@ -19,6 +19,9 @@ TIMEOUT_S_DEFAULT = 30
 IDLE_TIMEOUT_S_DEFAULT = 30
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+"""Two characters at a time: an id is made for every call."""
+_TAIL_SHIFTS = (70, 60, 50, 40, 30, 20, 10, 0)
 
 
 class Ids:
@@ -30,19 +33,21 @@ class Ids:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last_ms = 0
+        self._head = ""
         self._tail = 0
 
     def new(self) -> str:
         """A new id, larger than every id this object gave before."""
         with self._lock:
-            now_ms = max(time.time_ns() // 1_000_000, self._last_ms)
-            if now_ms == self._last_ms:
-                self._tail += 1 + int.from_bytes(os.urandom(4), "big")
+            now_ms = time.time_ns() // 1_000_000
+            if now_ms > self._last_ms:
+                self._last_ms = now_ms
+                self._head = "".join([_PAIRS[(now_ms >> shift) & 1023] for shift in (40, 30, 20, 10, 0)])
+                self._tail = int.from_bytes(os.urandom(9), "big")  # 72 of 80 bits: room to count up
             else:
-                self._tail = int.from_bytes(os.urandom(9), "big")  # 72 bits: room to count up
-            self._last_ms = now_ms
-            number = (now_ms << 80) | self._tail
-        return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+                self._tail += 1 + int.from_bytes(os.urandom(4), "big")
+            head, tail = self._head, self._tail
+        return head + "".join([_PAIRS[(tail >> shift) & 1023] for shift in _TAIL_SHIFTS])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import gc
 import os
 import random
 import signal
@@ -144,6 +145,9 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
             await deployer.restore()
             await nursery.start(front_door.serve, listeners.tcp + listeners.unix)
             await nursery.start(feed_watchdog)
+            # What is there now stays: the collector need not look at it again and again.
+            gc.collect()
+            gc.freeze()
             print(f"ready {listeners.url}", flush=True)
             systemd.notify("READY=1", f"STATUS=serving on {listeners.url}")
             log.info("ready", url=listeners.url, version=VERSION, data=str(config.data), pid=os.getpid())

@@ -148,7 +148,10 @@ def _is(value: Any, wanted: str) -> bool:
     if wanted is _BYTES:
         return type(value) is bytes
     if wanted is _PAIRS:
-        return type(value) is list and all(
-            type(pair) is list and len(pair) == 2 and type(pair[0]) is str and type(pair[1]) is str for pair in value
-        )
+        if type(value) is not list:
+            return False
+        for pair in value:  # a plain loop: this is on the path of every call
+            if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not str or type(pair[1]) is not str:
+                return False
+        return True
     return type(value) is dict and all(type(k) is str and type(v) in (str, int) for k, v in value.items())
