@@ -165,6 +165,15 @@ class TestIngest:
         assert files_below(tmp_path) == []
         assert unpackers(psutil.Process()) == []
 
+    async def test_a_child_that_hangs_is_killed(self, tmp_path: Path) -> None:
+        program = tmp_path / "hang"
+        program.write_text("#!/bin/sh\ntrap '' TERM INT\nexec sleep 100000\n")
+        program.chmod(0o755)
+        store = BundleStore(tmp_path / "bundles", Bundles(unpack_s=0.2), interpreter=str(program))
+        with trio.fail_after(PATIENCE_S), pytest.raises(InvalidFunction, match="not done in"):
+            await ingest(store, GOOD)
+        assert [c for c in psutil.Process().children() if "100000" in c.cmdline()] == []
+
     async def test_an_interpreter_that_is_missing_is_our_fault(self, tmp_path: Path) -> None:
         store = BundleStore(tmp_path, Bundles(), interpreter="/nonexistent/python")
         with pytest.raises(InternalError, match="No such file"):

@@ -250,6 +250,17 @@ class TestFloods:
         assert sum(int(text.split()[0]) for text in told) == worker.log.dropped_bytes
         worker.close()
 
+    async def test_silence_earns_no_more_than_the_burst(
+        self, tmp_path: Path, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        worker = Worker(unwritten(tmp_path, self.LIMITS))
+        await trio.sleep(3600)
+        worker.print(("x" * 99 + "\n") * 600)
+        worker.reader.end_call()
+        assert len([text for _, stream, text in worker.lines() if stream == "stdout"]) == -(-20_000 // (99 + LINE_COST_BYTES))
+        worker.reader.close()
+        worker.close()
+
     async def test_empty_lines_are_not_free(self, tmp_path: Path) -> None:
         worker = Worker(unwritten(tmp_path, self.LIMITS))
         worker.print("\n" * 60_000)
