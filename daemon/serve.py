@@ -11,6 +11,7 @@ import fcntl
 import gc
 import os
 import random
+import resource
 import signal
 import socket
 import stat
@@ -86,6 +87,7 @@ async def serve(config: Config) -> None:
     """
     log = setup_logging(config.logs)
     become_subreaper()
+    raise_descriptor_limit()
     config = replace(config, limits=with_budget(config.limits))
     async with data_directory(config.data), open_database(config.data / "stoker.db") as database:
         with open_listeners(config) as listeners:
@@ -208,6 +210,12 @@ async def feed_watchdog(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS
 def become_subreaper() -> None:
     """Orphans of a killed spawner come to us instead of to init, so that they can be found and killed."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def raise_descriptor_limit() -> None:
+    """The usual soft limit of 1,024 is for programs that use select(); connections and pipes of workers need more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def with_budget(limits: Limits) -> Limits:
