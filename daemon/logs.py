@@ -180,6 +180,13 @@ class LogBook:
         directory = self._directory(function_id)
         await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))
 
+    def sweep(self, keep: set[str]) -> int:
+        """Remove the files of functions not in ``keep``: deleted when the daemon died. How many. Blocks."""
+        left = [path for path in self._root.iterdir() if path.name not in keep and path.name not in self._logs]
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+        return len(left)
+
     def tail(self, function_id: str, *, call_id: str | None = None, last: int = 100, follow: bool = False) -> Tail:
         """The last lines, oldest first, of one call if ``call_id`` is given; then the new ones as they come."""
         return Tail(self.open(function_id), call_id=call_id, last=min(last, TAIL_LINES_MAX), follow=follow)

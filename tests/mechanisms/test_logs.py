@@ -133,6 +133,15 @@ class TestKeeping:
         await book.remove("F1")
         assert await all_of(book.tail("F1")) == []
 
+    async def test_sweeping_removes_the_logs_of_functions_that_are_gone(self, book: LogBook, tmp_path: Path) -> None:
+        for name in ("kept", "gone"):
+            (tmp_path / "logs" / name).mkdir()
+            (tmp_path / "logs" / name / "log.jsonl").touch()
+        book.open("open").write("stdout", "x")
+        assert await all_of(book.tail("open")) == ["x"]
+        assert book.sweep({"kept"}) == 1
+        assert sorted(os.listdir(tmp_path / "logs")) == ["kept", "open"]
+
 
 class TestBounds:
     LIMITS = Logs(file_bytes_max=4000, files_max=3)
