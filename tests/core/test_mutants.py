@@ -54,7 +54,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         names[str(directory)] = test_file
     command = [sys.executable, "-B", str(Path(__file__).with_name("run_faults.py")), *names]
     environment = {**os.environ, "STOKER_CORE_EXAMPLES": str(EXAMPLES), "STOKER_CORE_MUTANT": "1"}
-    environment.pop("PYTHONPATH", None)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr
     return {names[line["directory"]]: line for line in map(json.loads, done.stdout.splitlines())}
