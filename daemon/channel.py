@@ -7,10 +7,9 @@ or malformed frame never reaches another call.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import termios
+import select
 from typing import Any, NoReturn
 
 import trio
@@ -41,13 +40,15 @@ _FAILURES: dict[str, type[StokerError]] = {
 class Channel:
     """Calls one instance. Not for two tasks at once, but for `abort`, which is for any."""
 
-    __slots__ = ("_answers", "_calls", "_decoder", "_error", "_limits", "usable")
+    __slots__ = ("_answers", "_calls", "_decoder", "_error", "_limits", "_watch", "usable")
 
     def __init__(self, calls_fd: int, answers_fd: int, limits: Limits) -> None:
         """Take over the pipe that calls are written to and the one that answers come from; both non-blocking."""
         self._calls = calls_fd
         self._answers = answers_fd
         self._limits = limits
+        self._watch = select.poll()
+        self._watch.register(answers_fd, select.POLLIN)  # a closed end shows as well, by POLLHUP
         self._decoder = wire.Decoder(wire.TO_DAEMON)
         self._error: StokerError | None = None
         self.usable = True
@@ -133,11 +134,8 @@ class Channel:
             os.close(answers)
 
     def stray_bytes(self) -> bool:
-        """Whether the worker has sent something while no call is outstanding."""
-        if self._answers < 0:
-            return False
-        waiting = fcntl.ioctl(self._answers, termios.FIONREAD, b"\0\0\0\0")
-        return waiting != b"\0\0\0\0" or self._decoder.pending_bytes > 0
+        """Whether the worker has sent something, or closed its end, while no call is outstanding."""
+        return self._answers >= 0 and (bool(self._watch.poll(0)) or self._decoder.pending_bytes > 0)
 
     async def _send(self, data: bytes) -> None:
         view: bytes | memoryview = data
@@ -161,17 +159,19 @@ class Channel:
     async def _receive(self) -> dict[str, Any]:
         """The one frame that is due; every byte beyond it is a breach."""
         while True:
-            if self._error is not None:
-                raise self._error
-            try:
-                await trio.lowlevel.wait_readable(self._answers)
-            except trio.ClosedResourceError:
-                raise self._reason() from None
-            if self._error is not None:  # aborted, and perhaps closed, between waking and running
+            if self._error is None:
+                try:
+                    await trio.lowlevel.wait_readable(self._answers)
+                except trio.ClosedResourceError:
+                    pass  # aborted: see below why
+            # A worker that ended by itself may have answered before: what is in the pipe counts.
+            if self._error is not None and (self._answers < 0 or type(self._error) is not errors.FunctionCrashed):
                 raise self._error
             try:
                 data = os.read(self._answers, READ_BYTES)
             except BlockingIOError:
+                if self._error is not None:
+                    raise self._error from None
                 continue
             if not data:
                 cut = " in the middle of a frame" if self._decoder.pending_bytes else ""

@@ -20,6 +20,8 @@ from daemon.supervisor import Slot, Supervisor, Waiter, out_of_memory
 
 EXIT_TEXT_WAIT_S = 0.1
 """How long a caller whose worker vanished waits for the reason: the pipe closes before the exit is reported."""
+STARTED = ("fork", "boot", "exec")
+"""Start kinds of calls that waited for their instance to start."""
 DETACHED_MAX = 1024
 """Most detached calls that may be open at once; further ones get 429."""
 
@@ -132,11 +134,13 @@ class Invoker:
                 waited = True
                 instance_id = await self._wait(function.id, call_id)
                 now_s = trio.current_time()
-            slot = supervisor.slots[instance_id]
+            slot = supervisor.slots.get(instance_id)
+            if slot is None:
+                continue  # it ended between being promised and this task's turn: nothing was sent, so once more
             if not slot.channel.stray_bytes():
                 break
-            # It spoke out of turn, perhaps a late answer: this call was not given to it and goes to another.
-            breach = errors.InvalidResponse(detail="the worker wrote while no call was running")
+            # It spoke out of turn, perhaps a late answer, or has ended: this call goes to another.
+            breach = errors.InvalidResponse(detail="the worker wrote, or ended, while no call was running")
             supervisor.obey(scheduler.condemn(instance_id, breach, now_s=trio.current_time()))
         if scheduler.needs_settle:
             supervisor.settle()
@@ -164,6 +168,8 @@ class Invoker:
         answer.start_kind = start_kind
         if waited:
             answer.queue_s = now_s - began_s
+            if start_kind in STARTED:  # of that, while this instance was starting
+                answer.start_s = max(0.0, slot.ready_s - max(slot.launched_s, began_s))
         answer.handler_s = ended_s - now_s
         return answer
 

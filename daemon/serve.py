@@ -109,6 +109,8 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
     launcher = Launcher(limits, run_dir=config.data / "run", log=log)
     interpreters = Interpreters()
     async with LogBook(config.data / "logs", config.logs, log=log) as log_book:
+        # A daemon that died between a function's deletion and its logs' leaves those behind.
+        await trio.to_thread.run_sync(log_book.sweep, set(catalog.functions))
         supervisor = Supervisor(scheduler, launcher, limits=limits, log_book=log_book, log=log)
         launcher.on_template_gone = supervisor.template_gone
         invoker = Invoker(catalog, supervisor, metrics, log=log)
@@ -178,6 +180,7 @@ async def until_drained(
         log.info("draining", signal=name, open_calls=invoker.open_calls, seconds=drain_s)
         systemd.notify("STOPPING=1", "STATUS=draining")
         node.draining = True
+        node.log_book.end_followers()
         front_door.drain(hand_over=hand_over)
         if not hand_over:
             invoker.drain()

@@ -52,6 +52,8 @@ class Slot:
     call_id: str = ""
     """The call that runs on it now, or empty."""
     call_since_s: float = 0.0
+    launched_s: float = field(default_factory=trio.current_time)
+    ready_s: float = math.inf
     memory_bytes: int = 0
     memory_peak_bytes: int = 0
     measured_s: float = -math.inf
@@ -271,6 +273,7 @@ class Supervisor:
 
     async def _until_exit(self, slot: Slot, worker: Any) -> None:
         await worker.channel.ready()
+        slot.ready_s = trio.current_time()
         self.obey(self.scheduler.ready(slot.instance_id, kind=worker.start_kind, now_s=trio.current_time()))
         self._changed.set()
         status = await worker.exited()
@@ -309,6 +312,8 @@ class Supervisor:
         slot.memory_bytes = slot.worker.gauge.read()
         slot.memory_peak_bytes = max(slot.memory_peak_bytes, slot.memory_bytes)
         self.scheduler.used(slot.instance_id, slot.memory_bytes)
+        if self.scheduler.needs_settle:
+            self.settle()
         if slot.memory_bytes > slot.plan.memory_mib * 2**20:
             self.obey(self.scheduler.condemn(slot.instance_id, out_of_memory(slot), now_s=now_s))
 
