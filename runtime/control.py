@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import socket
+from array import array
 from typing import Any
 
 import msgpack
@@ -31,6 +32,7 @@ MESSAGE_BYTES_MAX = 64 * 2**10
 TEXT_CHARS_MAX = 12_000
 """Longest reason or traceback; at most 4 bytes a character, so it always fits."""
 DESCRIPTORS_MAX = 5
+_ANCILLARY_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * array("i").itemsize)
 
 _INT, _TEXT, _BOOL = int, str, bool
 _MEMBERS: dict[str, tuple[dict[str, type], int]] = {
@@ -72,10 +74,8 @@ def send(sock: socket.socket, message: dict[str, Any], fds: tuple[int, ...] = ()
       OSError: the other side is gone, or (non-blocking socket) its queue is full.
     """
     payload: bytes = msgpack.packb(message, use_bin_type=True)
-    if fds:
-        socket.send_fds(sock, [payload], list(fds), socket.MSG_NOSIGNAL)
-    else:
-        sock.send(payload, socket.MSG_NOSIGNAL)
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+    sock.sendmsg([payload], rights, socket.MSG_NOSIGNAL)
 
 
 def receive(sock: socket.socket, allowed: frozenset[str]) -> tuple[dict[str, Any], list[int]] | None:
@@ -85,13 +85,18 @@ def receive(sock: socket.socket, allowed: frozenset[str]) -> tuple[dict[str, Any
       ControlError: not a legal message of an ``allowed`` type; descriptors that came with it are closed.
       OSError: as `socket.recvmsg` does, BlockingIOError among them.
     """
-    payload, fds, flags, _ = socket.recv_fds(sock, MESSAGE_BYTES_MAX, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
+    # Not socket.recv_fds: it ignores its flags (CPython 3.11 to 3.13), and the descriptors would be inherited.
+    payload, ancillary, flags, _ = sock.recvmsg(MESSAGE_BYTES_MAX, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+    fds = array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     if not payload and not fds:
         return None
     try:
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise ControlError("message too long or too many descriptors")
-        return _checked(payload, len(fds), allowed), fds
+        return _checked(payload, len(fds), allowed), list(fds)
     except ControlError:
         for fd in fds:
             os.close(fd)

@@ -143,40 +143,46 @@ def session_of(pid: int) -> int:
 def kill_descendants(root: int, *, spare: frozenset[int] = frozenset()) -> int:
     """SIGKILL everything beneath ``root``, but the processes in ``spare`` and what is beneath them.
 
-    A process that was sent SIGKILL can no longer fork: the kernel checks for it at the end of every fork. So it is
-    enough to reach a pass in which every living process had been seen before. A process that dies during a pass may
-    have handed unseen children to its reaper, hence the comparison of what is *alive* in two passes. ``root`` should
-    be stopped or the caller itself, and a subreaper: then nothing leaves the tree.
+    Each pass stops what it meets before it looks at its children, so that nothing is born or handed on behind its back,
+    and kills it at the end. A fork that was under way when its process was stopped may still complete; but a process
+    that was sent SIGKILL can no longer fork: the kernel checks for it at the end of every fork. So it is enough to
+    reach a pass in which every living process had been seen before. A process that dies during a pass may have handed
+    unseen children to its reaper, hence the comparison of what is *alive* in two passes. ``root`` should be stopped or
+    the caller itself, and a subreaper: then nothing leaves the tree.
 
     Returns the number of processes killed. Never raises; a bound on the passes keeps it finite.
     """
     killed: set[int] = set()
     alive_before: set[int] | None = None
     for _ in range(KILL_PASSES_MAX):
-        tree, alive = {root}, set[int]()
+        tree, alive, stopped = {root}, set[int](), list[int]()
         waiting = [pid for pid in children(root) if pid not in spare]
         while waiting and len(tree) < TREE_PROCESSES_MAX:
             pid = waiting.pop()
             if pid in tree:
                 continue
-            if _kill_member(pid, tree, again=pid in killed):
+            if pid in killed:
+                if state_and_parent(pid)[0] not in ("", "Z", "X"):
+                    alive.add(pid)
+            elif _signal(pid, signal.SIGSTOP, tree):
                 alive.add(pid)
-                killed.add(pid)
+                stopped.append(pid)
             tree.add(pid)
             waiting += children(pid)
+        for pid in reversed(stopped):  # children before their parents, whose death would make orphans of them
+            _signal(pid, signal.SIGKILL, tree)
+        killed |= alive
         if alive == alive_before or not alive:
             break
         alive_before = alive
     return len(killed)
 
 
-def _kill_member(pid: int, tree: set[int], *, again: bool) -> bool:
-    """SIGKILL ``pid`` if its parent is in ``tree``; whether it was alive.
+def _signal(pid: int, number: int, tree: set[int]) -> bool:
+    """Signal ``pid`` if its parent is in ``tree`` and it is alive; whether that was so.
 
     The pidfd is opened before the parent is looked up: a number that was given to a stranger in between is not hit.
     """
-    if again:
-        return state_and_parent(pid)[0] not in ("", "Z", "X")
     try:
         fd = os.pidfd_open(pid)
     except OSError:
@@ -185,7 +191,7 @@ def _kill_member(pid: int, tree: set[int], *, again: bool) -> bool:
         state, parent = state_and_parent(pid)
         if parent not in tree or state in ("Z", "X"):
             return False
-        signal.pidfd_send_signal(fd, signal.SIGKILL)
+        signal.pidfd_send_signal(fd, number)
         return True
     except OSError:
         return False
