@@ -17,7 +17,7 @@ import trio
 from daemon import errors
 from daemon.config import Limits
 from daemon.errors import StokerError
-from daemon.model import Answer
+from daemon.model import Answer, RandomPool
 from runtime import wire
 
 READ_BYTES = 65536
@@ -27,6 +27,7 @@ STATUSES = frozenset({200, 502, 504})
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BREAKS_A_HEADER = re.compile(r"[\r\n\0]")
+_random = RandomPool()
 _STOP = wire.encode({"type": "stop"})
 _FAILURES: dict[str, type[StokerError]] = {
     "exception": errors.FunctionFailed,
@@ -40,7 +41,17 @@ _FAILURES: dict[str, type[StokerError]] = {
 class Channel:
     """Calls one instance. Not for two tasks at once, but for `abort`, which is for any."""
 
-    __slots__ = ("_answers", "_calls", "_decoder", "_error", "_limits", "_watch", "usable")
+    __slots__ = (
+        "_answers",
+        "_calls",
+        "_checked_headers",
+        "_decoder",
+        "_error",
+        "_limits",
+        "_raw_headers",
+        "_watch",
+        "usable",
+    )
 
     def __init__(self, calls_fd: int, answers_fd: int, limits: Limits) -> None:
         """Take over the pipe that calls are written to and the one that answers come from; both non-blocking."""
@@ -51,6 +62,9 @@ class Channel:
         self._watch.register(answers_fd, select.POLLIN)  # a closed end shows as well, by POLLHUP
         self._decoder = wire.Decoder(wire.TO_DAEMON)
         self._error: StokerError | None = None
+        self._raw_headers: list[list[str]] | None = None
+        """Those of the last answer, as they came; equal ones need not be checked again."""
+        self._checked_headers: tuple[tuple[str, str], ...] = ()
         self.usable = True
         """Whether the next call may use it: the worker is in step."""
 
@@ -85,7 +99,7 @@ class Channel:
           InvalidResponse, ResponseHeadersTooLarge: the worker broke the protocol or a limit.
           StokerError: what `abort` was given.
         """
-        nonce = int.from_bytes(os.urandom(7), "big")
+        nonce = _random.number(7)
         self.usable = False
         call = {
             "type": "call",
@@ -132,6 +146,11 @@ class Channel:
             calls, answers, self._calls, self._answers = self._calls, self._answers, -1, -1
             os.close(calls)
             os.close(answers)
+
+    @property
+    def answers_fd(self) -> int:
+        """The descriptor that answers come from, to be watched for what comes unasked."""
+        return self._answers
 
     def stray_bytes(self) -> bool:
         """Whether the worker has sent something, or closed its end, while no call is outstanding."""
@@ -198,10 +217,20 @@ class Channel:
             message = f"{traceback.rpartition(chr(10))[2]}\n{traceback}"
         raise error(detail=message)
 
-    def _checked(self, frame: dict[str, Any]) -> list[tuple[str, str]]:
+    def _checked(self, frame: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         limits = self._limits
         if frame["status"] not in STATUSES:
             raise errors.InvalidResponse(detail=f"status {frame['status']}; 200, 502 and 504 are allowed")
+        if frame["headers"] != self._raw_headers:
+            self._checked_headers = self._headers(frame)
+            self._raw_headers = frame["headers"]
+        self.usable = True  # in step, whatever the size of the body
+        if len(frame["body"]) > limits.response_bytes_max:
+            raise errors.ResponseTooLarge(detail=f"{len(frame['body'])} bytes, {limits.response_bytes_max} allowed")
+        return self._checked_headers
+
+    def _headers(self, frame: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+        limits = self._limits
         if len(frame["headers"]) > limits.response_headers_max:
             raise errors.ResponseHeadersTooLarge(
                 detail=f"{len(frame['headers'])} headers, {limits.response_headers_max} allowed"
@@ -216,7 +245,4 @@ class Channel:
             headers.append((name, value))
         if size > limits.response_header_bytes_max:
             raise errors.ResponseHeadersTooLarge(detail=f"{size} bytes, {limits.response_header_bytes_max} allowed")
-        self.usable = True  # in step, whatever the size of the body
-        if len(frame["body"]) > limits.response_bytes_max:
-            raise errors.ResponseTooLarge(detail=f"{len(frame['body'])} bytes, {limits.response_bytes_max} allowed")
-        return headers
+        return tuple(headers)

@@ -137,7 +137,8 @@ class Invoker:
             slot = supervisor.slots.get(instance_id)
             if slot is None:
                 continue  # it ended between being promised and this task's turn: nothing was sent, so once more
-            if not slot.channel.stray_bytes():
+            assert slot.output is not None, "what can be taken is ready"
+            if not slot.output.begin_call(call_id) or not slot.channel.stray_bytes():
                 break
             # It spoke out of turn, perhaps a late answer, or has ended: this call goes to another.
             breach = errors.InvalidResponse(detail="the worker wrote, or ended, while no call was running")
@@ -147,7 +148,6 @@ class Invoker:
         start_kind = scheduler.start_kind(instance_id)
         slot.call_id, slot.call_since_s = call_id, now_s
         try:
-            slot.output.begin_call(call_id)  # type: ignore[union-attr]  # a slot that is taken is ready
             answer: Answer = await slot.channel.call(
                 call_id=call_id, deadline=self._deadline(slot.plan.timeout_s), headers=headers, body=body
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,30 @@ _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 """Two characters at a time: an id is made for every call."""
 _TAIL_SHIFTS = (70, 60, 50, 40, 30, 20, 10, 0)
 
+RANDOM_BYTES = 4096
+"""Random bytes fetched from the kernel at once: a system call for each id costs more than all the rest of it."""
+
+
+class RandomPool:
+    """`os.urandom` in small pieces, no byte of it given twice.
+
+    For one thread at a time, and for a process that is never forked: workers are started by exec (isolation.md 3 g).
+    """
+
+    __slots__ = ("_bytes", "_used")
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._used = 0
+
+    def number(self, size: int) -> int:
+        """A random number of ``size`` bytes."""
+        used = self._used
+        if used + size > len(self._bytes):
+            self._bytes, used = os.urandom(RANDOM_BYTES), 0
+        self._used = used + size
+        return int.from_bytes(self._bytes[used : used + size], "big")
+
 
 class Ids:
     """Makes ids: 48 bits of wall-clock milliseconds, 80 bits that grow by a random step within one millisecond.
@@ -32,6 +56,7 @@ class Ids:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._random = RandomPool()
         self._last_ms = 0
         self._head = ""
         self._tail = 0
@@ -43,9 +68,9 @@ class Ids:
             if now_ms > self._last_ms:
                 self._last_ms = now_ms
                 self._head = "".join([_PAIRS[(now_ms >> shift) & 1023] for shift in (40, 30, 20, 10, 0)])
-                self._tail = int.from_bytes(os.urandom(9), "big")  # 72 of 80 bits: room to count up
+                self._tail = self._random.number(9)  # 72 of 80 bits: room to count up
             else:
-                self._tail += 1 + int.from_bytes(os.urandom(4), "big")
+                self._tail += 1 + self._random.number(4)
             head, tail = self._head, self._tail
         return head + "".join([_PAIRS[(tail >> shift) & 1023] for shift in _TAIL_SHIFTS])
 
@@ -146,7 +171,7 @@ class Answer:
 
     status: int
     """200, 502 or 504: all that the Fn contract allows."""
-    headers: list[tuple[str, str]]
+    headers: Sequence[tuple[str, str]]
     body: bytes
     call_id: str = ""
     start_kind: str = "reuse"

@@ -255,6 +255,7 @@ class Supervisor:
         slot.output = OutputReader(
             log, instance_id=slot.instance_id, stdout_fd=worker.stdout_fd, stderr_fd=worker.stderr_fd
         )
+        slot.output.watch(worker.channel.answers_fd)
         failure: StokerError | None = None
         try:
             async with trio.open_nursery() as nursery:
@@ -263,7 +264,7 @@ class Supervisor:
                     await self._until_exit(slot, worker)
                 except StokerError as exc:  # kept out of the nursery, which would wrap it in a group
                     failure = exc
-                with trio.move_on_after(OUTPUT_GRACE_S):
+                with trio.move_on_after(OUTPUT_GRACE_S, shield=True):
                     await slot.output.finished()
                 nursery.cancel_scope.cancel()
         finally:
@@ -279,8 +280,10 @@ class Supervisor:
         status = await worker.exited()
         slot.exit_text = str(status)
         slot.exited.set()
-        # The caller is woken even if a child of the worker still holds the pipe's other end.
-        worker.channel.abort(errors.FunctionCrashed(detail=f"the worker ended: {status}"))
+        # The caller is woken even if a child of the worker still holds the pipe's other end, and no other call comes.
+        ended = errors.FunctionCrashed(detail=f"the worker ended: {status}")
+        worker.channel.abort(ended)
+        self.obey(self.scheduler.condemn(slot.instance_id, ended, now_s=trio.current_time()))
 
     def _end(self, slot: Slot, failure: StokerError | None) -> None:
         """Synchronous, always reached: the instance is gone, whatever happened."""

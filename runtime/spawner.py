@@ -15,10 +15,13 @@ import sys
 from types import FrameType
 from typing import Any, NoReturn
 
-from runtime import confine, control, linux, template
-from runtime.boot import command
-from runtime.forker import EndRequested, Forker
-from runtime.job import Job
+from runtime import atfork
+
+with atfork.kept_back():  # what these import of the standard library registers hooks
+    from runtime import confine, control, linux, template
+    from runtime.boot import command
+    from runtime.forker import EndRequested, Forker
+    from runtime.job import Job
 
 
 def main(argument: str) -> NoReturn:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from fdk.runner import Runner, prepare
-from runtime import confine, control, linux, loader, worker
+from runtime import atfork, confine, control, linux, loader, worker
 from runtime.forker import Forker, flush
 from runtime.job import Job
 
@@ -67,6 +67,7 @@ def _serve(sock: socket.socket, job: Job, module: ModuleType) -> NoReturn:
         for number in handled:
             signal.signal(number, signal.SIG_DFL)
         sock.detach()
+        atfork.restore()
         worker.renew(message["tmp"])
         worker.run(runner, response_bytes_max=job.response_bytes_max, info=information())
 
@@ -84,6 +85,7 @@ def alone(job: Job) -> NoReturn:
     loader.set_path(job)
     loader.hide()
     confine.limit_resources(job.instance_limits)
+    atfork.restore()
     worker.renew(job.tmp)
     try:
         module = loader.load(job)

@@ -285,8 +285,7 @@ def _encode_head(reply: Reply, date: str, *, keep_alive: bool, http_1_0: bool) -
     """Status line and headers, framing included."""
     status = reply.status
     lines = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown\r\n"]
-    for name, value in reply.headers:
-        lines.append(f"{name}: {value}\r\n")
+    lines += [f"{name}: {value}\r\n" for name, value in reply.headers]
     lines.append(date)
     if status != 204:  # RFC 9110 section 8.6
         lines.append(f"Content-Length: {len(reply.body)}\r\n")

@@ -99,18 +99,22 @@ def invoke_reply(answer: Answer, *, call_id: str) -> Reply:
     """
     if answer.status != 200:
         _refuse(answer.status)
-    headers: Headers = [("Fn-Call-Id", call_id)]
-    typed = False
-    for name, value in answer.headers:
-        shown = canonical(name)
-        if shown is None or _bad_value(value):
-            continue
-        if shown == "Content-Type":
-            typed = True
-        headers.append((shown, value))
+    shown, typed = _shown(tuple(answer.headers))
+    headers: Headers = [("Fn-Call-Id", call_id), *shown]
     if not typed and answer.body:
         headers.append(("Content-Type", sniffed_type(answer.body)))
     return Reply(200, headers, answer.body)
+
+
+@lru_cache(maxsize=64)  # of at most limits.response_header_bytes_max each
+def _shown(headers: tuple[tuple[str, str], ...]) -> tuple[Headers, bool]:
+    """A function's headers as the client sees them, and whether Content-Type is among them."""
+    found: Headers = []
+    for name, value in headers:
+        shown = canonical(name)
+        if shown is not None and not _bad_value(value):
+            found.append((shown, value))
+    return found, any(name == "Content-Type" for name, _ in found)
 
 
 def trigger_reply(answer: Answer, *, call_id: str) -> Reply:

@@ -19,6 +19,9 @@ __all__ = ["Calls", "make_route"]
 
 _oci_invoke = re.compile(r"/(?:20181201|20260325)/functions/([^/]+)/actions/invoke").fullmatch
 
+KNOWN_TARGETS_MAX = 4096
+"""Targets whose endpoints are remembered: one function has many, by their query."""
+
 
 class Calls(Protocol):
     """What the invoker offers."""
@@ -35,7 +38,11 @@ class Calls(Protocol):
 def make_route(catalog: Catalog, invoker: Calls, ids: Ids) -> Route:
     """The router of the data plane: method and raw target to an endpoint, None for the control plane's."""
 
+    known: dict[bytes, Endpoint] = {}
+
     def route(method: str, target: bytes) -> Endpoint | None:
+        if (endpoint := known.get(target)) is not None and method == "POST":
+            return endpoint
         if target.startswith(b"/invoke/"):
             path = decoded_path(target)
             function_id = path[8:]
@@ -43,7 +50,12 @@ def make_route(catalog: Catalog, invoker: Calls, ids: Ids) -> Route:
                 return _refusal(NotFound(f"Path not found: {method} {path}"))
             if method != "POST":
                 return _refusal(MethodNotAllowed(f"Method not allowed: {method} {path}"))
-            return invocation(function_id)
+            endpoint = invocation(function_id)
+            if function_id in catalog.functions:  # else anybody could fill it
+                if len(known) >= KNOWN_TARGETS_MAX:
+                    known.clear()
+                known[target] = endpoint
+            return endpoint
         if target.startswith(b"/t/"):
             return trigger(method, decoded_path(target))
         if target.startswith(b"/20") and (match := _oci_invoke(decoded_path(target))) and method == "POST":

@@ -81,12 +81,16 @@ class RequestParser:
     """The requests of one connection, one after the other: `receive` bytes, ask for `head`, then for `body`."""
 
     __slots__ = (
-        "_blank", "_buffer", "_chunk", "_chunks", "_excess", "_head", "_http", "_line", "_parts", "_pos", "_seen",
-        "_start", "_total", "_trailer",
+        "_blank", "_buffer", "_chunk", "_chunks", "_excess", "_head", "_http", "_last", "_last_raw", "_line", "_parts",
+        "_pos", "_seen", "_start", "_total", "_trailer",
     )  # fmt: skip
 
     def __init__(self, http: Http) -> None:
         self._http = http
+        self._last_raw = b""
+        """The bytes of the head given last, if it was whole and good. A client that keeps its connection says the same
+        again and again, and then it need not be checked and parsed again."""
+        self._last: Head | None = None
         self._buffer = b""
         self._pos = 0
         """Where the bytes begin that were not given out."""
@@ -132,6 +136,11 @@ class RequestParser:
           BadRequest, HeadersTooLarge: not an acceptable request. The connection cannot be used any further.
         """
         buffer, pos = self._buffer, self._pos
+        if (last := self._last) is not None and not self._seen and buffer.startswith(self._last_raw, pos):
+            self._start, self._pos = pos, pos + len(self._last_raw)
+            self._blank, self._line = False, 0
+            self._head = last
+            return last
         if buffer[pos : pos + 1] == b"\r" and not self._blank:
             # RFC 9112 section 2.2: one empty line before a request line is ignored, some old clients end a POST so.
             if len(buffer) - pos < 2:
@@ -150,10 +159,12 @@ class RequestParser:
             raise _line_too_long(self._http)
         if end - line_end > self._http.header_bytes_max:
             raise _headers_too_large(self._http)
-        head = _parse(buffer[pos:end], match, self._http.headers_max)
+        raw = buffer[pos:end]
+        head = _parse(raw, match, self._http.headers_max)
         self._start, self._pos = pos, end
         self._blank, self._line, self._seen = False, 0, 0
-        self._head = head
+        self._head = self._last = head
+        self._last_raw = raw
         return head
 
     def body(self) -> bytes | None:

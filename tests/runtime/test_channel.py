@@ -167,7 +167,7 @@ def test_an_answer_with_bytes_changed_or_cut_off(data: st.DataObject) -> None:
 def test_an_answer_in_small_pieces(chunk: int) -> None:
     got = run(lambda call: wire.encode(answer(call)), chunk=chunk)
     assert isinstance(got, Answer)
-    assert (got.body, got.headers) == (b"right", [("a", "b")])
+    assert (got.body, list(got.headers)) == (b"right", [("a", "b")])
 
 
 @pytest.mark.parametrize(
