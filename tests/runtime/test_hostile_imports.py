@@ -193,29 +193,29 @@ async def test_a_template_that_says_what_it_should_not_is_condemned(kit: Kit, br
 async def test_a_template_that_is_ready_twice_is_condemned(kit: Kit) -> None:
     ready = message(type="ready", forkable=True, reason="")
     source = f"{CONTROL}\nsay({ready})\nsay({ready})\nimport time; time.sleep(1000)\n"
-    with pytest.raises(errors.InitFailed):
+    with pytest.raises(errors.InitFailed) as caught:
         async with kit.ready("twice", source=source):
             pass
+    assert "ready message after the import was over" in caught.value.detail
 
 
 async def test_a_template_that_passes_off_another_process_as_its_child_is_condemned(kit: Kit) -> None:
-    # It says ready before the import is over, reads the request for a fork, and answers with a pidfd of the daemon.
+    # It says ready before the import is over, reads the request for a fork, and answers with the pidfd of another
+    # function's instance, which the daemon would then kill through it.
     source = f"""{CONTROL}
 say({message(type="ready", forkable=True, reason="")})
 request, fds, _, _ = socket.recv_fds(sock, 65536, 8)
-start = request.index(b"\\xa2id") + 3
-end = request.index(b"\\xa3tmp")
+assert request.startswith(b"\\x83\\xa4type\\xa4fork"), request
+number = request[request.index(b"\\xa2id"):]
 victim = int(os.environ["VICTIM"])
-say(b"\\x83\\xa4type\\xa7started\\xa2id" + request[start:end] + b"\\xa3pid\\xcd" + victim.to_bytes(2, "big")
-    if victim < 65536 else b"\\x83\\xa4type\\xa7started\\xa2id" + request[start:end] + b"\\xa3pid\\xce"
-    + victim.to_bytes(4, "big"), os.pidfd_open(victim))
+say(b"\\x83\\xa4type\\xa7started\\xa3pid\\xce" + victim.to_bytes(4, "big") + number, os.pidfd_open(victim))
 import time; time.sleep(1000)
 """
     async with kit.ready("echo") as victim:
-        environment = {"VICTIM": str(victim.pid)}
-        with pytest.raises(errors.InitFailed):
-            async with kit.ready("passes off", source=source, environment=environment):
+        with pytest.raises(errors.InitFailed) as caught:
+            async with kit.ready("passes off", source=source, environment={"VICTIM": str(victim.pid)}):
                 pass
+        assert f"pidfd of process {victim.pid}, which is not the child it was said to be" in caught.value.detail
         assert (await call(victim)).body == b"hi"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,21 @@ async def test_processes_that_fork_faster_than_they_are_killed_lose(kit: Kit, pi
     before = len(pids.all())
     await trio.sleep(0.1)
     assert len(pids.all()) == before
+
+
+async def test_the_daemon_kills_a_tree_without_the_templates_help(kit: Kit, pids: Pids) -> None:
+    async with kit.ready("tree", source=TREE, environment=pids.environment) as worker:
+        template = linux.state_and_parent(worker.pid)[1]
+        await call(worker, b"hide(4); seen(5)")
+        os.kill(template, signal.SIGSTOP)
+        try:
+            worker.kill()
+            await gone(pids)
+            with trio.fail_after(30):
+                while alive(worker.pid):  # noqa: ASYNC110
+                    await trio.sleep(0.002)
+        finally:
+            os.kill(template, signal.SIGCONT)
 
 
 async def test_a_broad_tree_is_killed_and_counted(kit: Kit, pids: Pids) -> None:

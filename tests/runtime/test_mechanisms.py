@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -173,6 +174,50 @@ def test_a_tree_is_seen_spared_and_killed() -> None:
     assert linux.children(process.pid) == []
     assert linux.state_and_parent(process.pid) == ("", 0)
     assert linux.session_of(process.pid) == 0
+
+
+RESPAWN = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from runtime import linux
+linux.set_subreaper()
+until = time.monotonic() + 20
+for _ in range(8):
+    if os.fork() == 0:
+        while time.monotonic() < until:  # each lives a moment, and has made its successor first
+            if os.fork():
+                os._exit(0)
+            os.setsid()
+        os._exit(0)
+print("up", flush=True)
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        time.sleep(0.001)
+"""
+
+
+def test_what_respawns_faster_than_it_is_killed_is_killed() -> None:
+    root = str(Path(__file__).parents[2])
+    process = subprocess.Popen([sys.executable, "-c", RESPAWN, root], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)
+        assert linux.kill_descendants(process.pid) >= 8
+        until_s = time.monotonic() + 30
+        while any(map(alive, linux.children(process.pid))):  # the killed ones need a moment to die
+            assert time.monotonic() < until_s
+            time.sleep(0.001)
+        after = linux.children(process.pid)
+        time.sleep(0.05)
+        assert linux.children(process.pid) == after, "something goes on respawning"
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def test_names_cannot_fake_a_state() -> None:
