@@ -48,8 +48,6 @@ from daemon.store import records
 from daemon.store.database import Database, DatabaseError
 from daemon.supervisor import Supervisor
 
-GC_THRESHOLD = 50_000
-"""Objects made and not ended before the garbage collector looks at the young ones."""
 DATA_LOCK = "stokerd.lock"
 LOCK_S = 5.0
 """How long to wait for a former daemon that is just leaving; then the data directory counts as in use."""
@@ -154,7 +152,6 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
             # What is there now stays: the collector need not look at it again and again.
             gc.collect()
             gc.freeze()
-            gc.set_threshold(GC_THRESHOLD, 20, 50)  # a call leaves nothing behind that needs the collector
             print(f"ready {listeners.url}", flush=True)
             systemd.notify("READY=1", f"STATUS=serving on {listeners.url}")
             log.info("ready", url=listeners.url, version=VERSION, data=str(config.data), pid=os.getpid())
