@@ -153,7 +153,8 @@ def python(code: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def test_a_tree_is_seen_spared_and_killed() -> None:
+@pytest.mark.parametrize("turn", range(12))  # who dies first is chance
+def test_a_tree_is_seen_spared_and_killed(turn: int) -> None:
     code = "import os, time\nfor _ in range(3): os.fork()\nos.write(1, b'%d\\n' % os.getpid())\ntime.sleep(1000)"
     with python(code) as process:
         assert process.stdout is not None

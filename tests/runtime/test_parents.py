@@ -135,9 +135,12 @@ async def test_a_parent_that_does_not_answer_is_given_up(far: Far, autojump_cloc
 async def test_impatient_launches_find_a_stuck_parent_too(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
     with trio.move_on_after(0.01):
         await far.begin(1)
+    assert (await far.request())["id"] == 1
     monkeypatch.setattr(parents, "ANSWER_S", 0.0)
     with pytest.raises(ParentGone, match="did not answer"):
         await far.begin(2)
+    with pytest.raises(BlockingIOError):  # it was not even asked
+        control.receive(far.sock, control.TO_SPAWNER)
 
 
 @pytest.mark.parametrize("breach", ["started twice", "refused after started", "exited before started", "exited twice"])
