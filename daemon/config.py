@@ -83,8 +83,6 @@ class Limits:
     """Most headers a function may answer."""
     open_files_max: int = 350
     """RLIMIT_NOFILE of a worker. Fn's FN_MAX_OPEN_FILES."""
-    processes_max: int = 50
-    """Most processes and threads of one instance, where the kernel can count them per instance. Fn's FN_MAX_PIDS."""
     client_watch_s: float = 0.25
     """After this long the client of a running call is watched; if it leaves, its call is cancelled."""
     drain_s: float = 30.0
