@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Imported late: --help and --check-config must not pay for the import of trio and Quart.
     import trio
 
-    from daemon.serve import CannotServe, serve
+    from daemon.listeners import CannotServe
+    from daemon.serve import serve
 
     try:
         trio.run(serve, config)

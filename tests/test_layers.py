@@ -38,6 +38,7 @@ FLOORS = {
     "daemon.metrics": 3,
     "daemon.identity": 3,
     "daemon.systemd": 3,
+    "daemon.listeners": 3,
     "daemon.supervisor": 4,
     "daemon.invoker": 4,
     "daemon.deployer": 4,

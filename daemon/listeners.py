@@ -1,0 +1,133 @@
+"""The sockets to serve on: handed over by systemd, or opened here."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon import systemd
+from daemon.config import Config
+
+SOCKET_PATH_BYTES_MAX = 107
+"""sockaddr_un.sun_path less its NUL (unix(7))."""
+
+
+class CannotServe(Exception):
+    """The daemon cannot start; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """The sockets to serve on. ``inherited``: they live on when this process stops (socket activation)."""
+
+    tcp: list[socket.socket]
+    unix: list[socket.socket]
+    inherited: bool
+
+    @property
+    def url(self) -> str:
+        """Where clients find the TCP listener."""
+        if not self.tcp:
+            return f"unix:{self.unix[0].getsockname()}"
+        host, port = self.tcp[0].getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+@contextmanager
+def open_listeners(config: Config) -> Iterator[Listeners]:
+    """The handed-over sockets, or new ones.
+
+    Raises:
+      CannotServe: an address cannot be bound.
+    """
+    try:
+        given = systemd.listen_fds()
+    except ValueError as exc:
+        raise CannotServe(str(exc)) from exc
+    if given:
+        unix = [s for s in given if s.family == socket.AF_UNIX]
+        yield Listeners([s for s in given if s.family != socket.AF_UNIX], unix, inherited=True)
+        return
+    path = socket_path(config)
+    tcp = bind_tcp(config)
+    unix_listener = bind_unix(path, config.http.backlog)
+    try:
+        yield Listeners([tcp], [unix_listener], inherited=False)
+    finally:
+        tcp.close()
+        unix_listener.close()
+        path.unlink(missing_ok=True)
+
+
+def socket_path(config: Config) -> Path:
+    """Where the unix socket lives: as configured, else systemd's runtime directory, else the data directory."""
+    if config.http.socket:
+        return Path(config.http.socket).expanduser().absolute()
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return (Path(runtime) if runtime else config.data) / "stoker.sock"
+
+
+def bind_tcp(config: Config) -> socket.socket:
+    """A listening TCP socket.
+
+    Raises:
+      CannotServe: the address is taken or not ours.
+    """
+    host, _, port = config.http.listen.rpartition(":")
+    host = host.strip("[]")
+    try:
+        infos = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, proto, _, address = infos[0]
+        sock = socket.socket(family, kind, proto)
+    except OSError as exc:
+        raise CannotServe(f"cannot listen on {config.http.listen}: {exc.strerror}") from exc
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(config.http.backlog)
+    except OSError as exc:
+        sock.close()
+        hint = "; is another stokerd running? --listen 127.0.0.1:0 picks a free port" if exc.errno == 98 else ""
+        raise CannotServe(f"cannot listen on {config.http.listen}: {exc.strerror}{hint}") from exc
+    return sock
+
+
+def bind_unix(path: Path, backlog: int) -> socket.socket:
+    """A listening unix socket, for this user and group only. A stale one, that nobody listens on, is replaced.
+
+    Raises:
+      CannotServe: the path is too long, taken, or not writable.
+    """
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        raise CannotServe(
+            f"cannot listen on {path}: {len(os.fsencode(path))} bytes, the kernel allows {SOCKET_PATH_BYTES_MAX}; "
+            "give a shorter one with --socket"
+        )
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            if not stat.S_ISSOCK(path.stat().st_mode):
+                raise CannotServe(f"cannot listen on {path}: something else than a socket is there")
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                if probe.connect_ex(str(path)) == 0:
+                    raise CannotServe(f"cannot listen on {path}: another daemon does; give another with --socket")
+            path.unlink()
+        old = os.umask(0o117)  # the socket must never be there with wider rights, not even for a moment
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(old)
+        sock.listen(backlog)
+    except OSError as exc:
+        sock.close()
+        raise CannotServe(f"cannot listen on {path}: {exc.strerror}") from exc
+    except CannotServe:
+        sock.close()
+        raise
+    return sock
