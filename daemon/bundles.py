@@ -291,11 +291,15 @@ class BundleStore:
 
 
 async def _run_confined(command: list[str], fds: tuple[int, ...]) -> tuple[bytes, int]:
-    """Run to its end, in a session of its own with an empty environment; what it said and its exit status."""
+    """Run to its end, in a process group of its own with an empty environment; what it said and its exit status.
+
+    The group keeps Ctrl-C of a terminal away from it. It stays in our session: what is in another one, the launcher
+    takes for an orphan of a spawner that was killed (`Launcher._sweep_orphans`).
+    """
     said = bytearray()
     process = await trio.lowlevel.open_process(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={}, start_new_session=True, pass_fds=fds,
+        env={}, process_group=0, pass_fds=fds,
     )  # fmt: skip
     assert process.stdout is not None
     try:

@@ -198,3 +198,37 @@ def test_the_spawner_is_replaced_and_floors_are_restored(data: Path) -> None:
         eventually(lambda: len([i for i in daemon.instances(function) if i["state"] == "idle"]) >= 3)
         assert daemon.invoke(function).body == b"version 1"
         assert json.loads(json.dumps(daemon.api("GET", "/health")))["status"] == "ok"
+
+
+def test_an_upload_goes_on_when_the_spawner_is_killed_under_it(data: Path) -> None:
+    """The unpacking program is a child of the daemon beside the spawner, not an orphan of it."""
+    source = SOURCE.format(1)
+    # Many files: unpacking takes long enough to be met in the act.
+    extra = {f"resources/{number}": os.urandom(1000) for number in range(2000)}
+    archive = bundle(source, extra=extra)
+    with run_daemon(data) as daemon:
+        me = psutil.Process(daemon.process.pid)
+
+        def others() -> list[psutil.Process]:
+            return [p for p in me.children() if "stoker-spawner" not in p.name()]
+
+        (spawner,) = eventually(lambda: [p for p in me.children() if p.name() == "stoker-spawner"])
+        replies: list[Any] = []
+        upload = threading.Thread(
+            target=lambda: replies.append(daemon.request("PUT", "/stoker/v1/bundles/held:1", archive))
+        )
+        upload.start()
+        try:
+            (unpacker,) = eventually(others, what="the unpacking program runs")
+            unpacker.suspend()
+            spawner.kill()
+            eventually(
+                lambda: [p for p in me.children() if p.name() == "stoker-spawner" and p.pid != spawner.pid],
+                what="there is another spawner: the sweep for orphans is over",
+            )
+            assert unpacker.is_running()
+            assert unpacker.status() == psutil.STATUS_STOPPED
+            unpacker.resume()
+        finally:
+            upload.join(60)
+        assert [reply.status for reply in replies] == [200], replies
