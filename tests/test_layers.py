@@ -19,6 +19,7 @@ FLOORS = {
     "daemon.model": 2,
     "daemon.config": 2,
     "daemon.errors": 2,
+    "daemon.ocid": 2,
     "daemon.catalog": 2,
     "daemon.launcher": 3,
     "daemon.parents": 3,
@@ -49,7 +50,7 @@ FLOORS = {
     "daemon.main": 6,
     "daemon.serve": 6,
 }
-PURE = ("daemon.core", "daemon.model", "daemon.errors", "daemon.catalog", "runtime.wire")
+PURE = ("daemon.core", "daemon.model", "daemon.errors", "daemon.ocid", "daemon.catalog", "runtime.wire")
 IMPURE = {
     "trio",
     "logging",
