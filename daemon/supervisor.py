@@ -25,6 +25,8 @@ from daemon.output import OutputReader
 
 IDLE_MEMORY_POLL_S = 1.0
 """How often the memory of an instance that is not in a call is measured."""
+SPARE_DELAY_S = 0.01
+"""How long a launch that no call waits for is put off: it must not compete with the cold call that caused it."""
 OUTPUT_GRACE_S = 0.25
 """How long the output of an ended worker may still trickle in, from a child that holds its pipes."""
 
@@ -45,6 +47,8 @@ class Slot:
 
     instance_id: int
     plan: LaunchPlan
+    spare: bool = False
+    """Nobody waits for it yet."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     worker: Any = None
     channel: Any = None
@@ -92,6 +96,8 @@ class Supervisor:
         self._armed_s = -math.inf
         self._preparing: dict[str, list[StokerError]] = {}
         self._changed = trio.Event()
+        self._wanted = trio.Event()
+        """Set while a call waits for an instance: launches that were put off begin."""
 
     async def run(self, *, task_status: trio.TaskStatus[Supervisor] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Own every instance until cancelled; then none is left."""
@@ -115,8 +121,8 @@ class Supervisor:
         """Carry out what the scheduler decided. No checkpoint in here: the scheduler and the world change together."""
         for action in todo:
             match action:
-                case actions.Launch(instance_id, _, revision):
-                    self._launch(instance_id, revision)
+                case actions.Launch(instance_id, _, revision, spare):
+                    self._launch(instance_id, revision, spare=spare)
                 case actions.Dispatch(call_id, instance_id):
                     self._settle_waiter(call_id, instance_id=instance_id)
                 case actions.Refuse(call_id, error):
@@ -127,6 +133,10 @@ class Supervisor:
                     self._kill(instance_id, error)
                 case actions.StopTemplate(revision):
                     self._launcher.stop_template(revision)
+        if self.waiters:
+            self._wanted.set()
+        elif self._wanted.is_set():
+            self._wanted = trio.Event()
         if self.scheduler.next_deadline_s() < self._armed_s:
             self._wake.set()
 
@@ -204,9 +214,9 @@ class Supervisor:
 
     # -- obeying ------------------------------------------------------------------------------------------------
 
-    def _launch(self, instance_id: int, revision: str) -> None:
+    def _launch(self, instance_id: int, revision: str, *, spare: bool) -> None:
         assert self._nursery is not None, "run() comes first"
-        slot = self.slots[instance_id] = Slot(instance_id, self.plans[revision])
+        slot = self.slots[instance_id] = Slot(instance_id, self.plans[revision], spare=spare)
         self._nursery.start_soon(self._live, slot)
 
     def _settle_waiter(self, call_id: str, *, instance_id: int | None = None, error: StokerError | None = None) -> None:
@@ -235,6 +245,10 @@ class Supervisor:
         log = self._log_book.open(slot.plan.function_id)
         try:
             with slot.scope:
+                if slot.spare:
+                    with trio.move_on_after(SPARE_DELAY_S):
+                        await self._wanted.wait()
+                    slot.launched_s = trio.current_time()
                 async with self._launcher.launch(
                     slot.plan,
                     instance_id=slot.instance_id,

@@ -16,6 +16,8 @@ class Launch:
     instance_id: int
     function_id: str
     revision: str
+    spare: bool = False
+    """Nobody waits for it: it may begin when the call that caused it has its answer."""
 
 
 @dataclass(frozen=True, slots=True)

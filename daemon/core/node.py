@@ -127,7 +127,7 @@ class Node:
 
     # Instances
 
-    def launch(self, revision: Revision, now_s: float) -> None:
+    def launch(self, revision: Revision, now_s: float, *, spare: bool = False) -> None:
         """Reserve an instance's memory, and its template's, and have it started."""
         limits, pool, spec = self.limits, revision.pool, revision.spec
         instance = Instance(
@@ -157,7 +157,7 @@ class Node:
         revision.doomed = False
         revision.template_idle_s = inf
         self.alarms.set(instance)
-        self.actions.append(Launch(instance.id, pool.function_id, revision.id))
+        self.actions.append(Launch(instance.id, pool.function_id, revision.id, spare))
         self.count_floor(pool)
 
     def claim(self, revision: Revision) -> None:

@@ -41,7 +41,7 @@ def admit(node: Node, revision: Revision, now_s: float, *, keep_mib: int, evict:
             return False
         node.claim(revision)
     else:
-        node.launch(revision, now_s)
+        node.launch(revision, now_s, spare=not evict)
     return True
 
 

@@ -99,7 +99,7 @@ class World:
         for action in actions:
             self.log.append(action)
             match action:
-                case Launch(instance_id, function, revision):
+                case Launch(instance_id, function, revision, _):
                     self._launch(instance_id, function, revision)
                 case Dispatch(call_id, instance_id):
                     call = self.calls[call_id]

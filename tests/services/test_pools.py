@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from daemon import errors
+from daemon.supervisor import SPARE_DELAY_S
 from tests.contracts.fake_launcher import Behaviour
 from tests.services.world import world
 
@@ -102,3 +103,30 @@ async def test_a_forgotten_function_lets_its_running_call_finish(autojump_clock:
         assert outcomes == ["ok"]
         await trio.sleep(1)
         assert node.launcher.alive == 0
+
+
+async def test_a_spare_does_not_compete_with_the_cold_call_that_caused_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path, Behaviour(call_s=0.005)) as w:
+        w.function("f")
+        await w.call("f")
+        assert w.launcher.alive == 1, "the spare's launch is put off until the call has its answer"
+        await trio.sleep(SPARE_DELAY_S)
+        assert w.launcher.alive == 2
+
+
+async def test_a_call_that_waits_does_not_wait_for_the_delay_of_a_spare(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path, Behaviour(boot_s=0.0, start_s=0.001, call_s=10.0)) as w:
+        w.function("f")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.call, "f")
+            await trio.sleep(0.002)  # it runs, and its spare is put off
+            began_s = trio.current_time()
+            nursery.start_soon(w.call, "f")
+            await trio.sleep(SPARE_DELAY_S / 2)
+            busy = [slot for slot in w.supervisor.slots.values() if slot.call_id]
+            assert len(busy) == 2
+            assert busy[1].ready_s - began_s < SPARE_DELAY_S / 2
