@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from daemon.model import App, Function, Trigger
+from daemon.model import App, Compartment, Function, Trigger
 
 
 class Catalog:
-    """Apps, functions and triggers by id, and triggers by where they listen."""
+    """Compartments, apps, functions and triggers by id, and triggers by where they listen."""
 
     def __init__(self) -> None:
+        self.compartments: dict[str, Compartment] = {}
+        self.tenancy_id = ""
+        """The root compartment."""
         self.apps: dict[str, App] = {}
         self.functions: dict[str, Function] = {}
         self.triggers: dict[str, Trigger] = {}
@@ -23,15 +26,45 @@ class Catalog:
         self._triggers_of: dict[str, set[str]] = {}
         self._sources: dict[tuple[str, str], str] = {}
 
-    def load(self, apps: Iterable[App], functions: Iterable[Function], triggers: Iterable[Trigger]) -> None:
+    def load(
+        self,
+        apps: Iterable[App],
+        functions: Iterable[Function],
+        triggers: Iterable[Trigger],
+        compartments: Iterable[Compartment] = (),
+    ) -> None:
         """Replace everything by what is stored."""
         self.__init__()  # type: ignore[misc]  # start from nothing
+        for compartment in compartments:
+            self.put_compartment(compartment)
         for app in apps:
             self.put_app(app)
         for function in functions:
             self.put_function(function)
         for trigger in triggers:
             self.put_trigger(trigger)
+
+    def put_compartment(self, compartment: Compartment) -> None:
+        """Add a compartment or replace the one with its id; the one without a parent is the tenancy."""
+        self.compartments[compartment.id] = compartment
+        if not compartment.parent_id:
+            self.tenancy_id = compartment.id
+
+    def drop_compartment(self, compartment_id: str) -> None:
+        """Forget a compartment; the store has seen to it that nothing is in it."""
+        self.compartments.pop(compartment_id, None)
+
+    def compartment_of(self, app: App) -> str:
+        """The id of the compartment that an app is in."""
+        return app.compartment_id or self.tenancy_id
+
+    def ancestry(self, compartment_id: str) -> tuple[str, ...]:
+        """A compartment and all that it is in, the tenancy last; empty for an unknown one."""
+        found = []
+        while (compartment := self.compartments.get(compartment_id)) is not None:
+            found.append(compartment.id)
+            compartment_id = compartment.parent_id
+        return tuple(found)
 
     def app(self, app_id: str) -> App | None:
         """The app with this id."""

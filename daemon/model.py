@@ -76,11 +76,27 @@ class Ids:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compartment:
+    """A place that policies speak of. The root is the tenancy; every app is in one."""
+
+    id: str
+    """An OCID: ``ocid1.tenancy.oc1..`` of the root, ``ocid1.compartment.oc1..`` of the others."""
+    name: str
+    """Unique among its siblings."""
+    parent_id: str = ""
+    """Empty: the root."""
+    description: str = ""
+    created_at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class App:
     """A group of functions that share configuration and, later, a network."""
 
     id: str
     name: str
+    compartment_id: str = ""
+    """Empty: the root. `daemon.catalog.Catalog.compartment_of` gives the OCID."""
     config: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, Any] = field(default_factory=dict)
     syslog_url: str = ""

@@ -75,9 +75,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
     limits = config.limits
     catalog = Catalog()
     await database.write(records.sweep_building)
-    catalog.load(
-        *await database.read(lambda conn: (records.apps(conn), records.functions(conn), records.triggers(conn)))
-    )
+    await database.read(lambda conn: records.fill_catalog(conn, catalog))
     bundles = BundleStore(config.data / "bundles", config.bundles, caches=config.data / "run" / "pycache")
     await trio.to_thread.run_sync(bundles.sweep_partial)
     ids, metrics = Ids(), Metrics()

@@ -21,6 +21,7 @@ FLOORS = {
     "daemon.errors": 2,
     "daemon.ocid": 2,
     "daemon.catalog": 2,
+    "daemon.permissions": 2,
     "daemon.launcher": 3,
     "daemon.parents": 3,
     "daemon.templates": 3,

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import trio
 
+from daemon import permissions as perm
 from daemon.bundles import BundleStore
 from daemon.errors import BadRequest, NotFound, RequestTooLarge, StokerError
 from daemon.http.views import ApiReply, ApiRequest, Route, rfc3339
@@ -164,8 +165,8 @@ async def delete_bundle(store: Store, request: ApiRequest) -> ApiReply:
 
 
 ROUTES = [
-    Route("GET", "/stoker/v1/bundles", list_bundles, "bundles.read"),
-    Route("GET", "/stoker/v1/bundles/{digest}", get_bundle, "bundles.read"),
-    Route("PUT", "/stoker/v1/bundles/{image:path}", put_bundle, "bundles.create", streams=True),
-    Route("DELETE", "/stoker/v1/bundles/{image:path}", delete_bundle, "bundles.delete"),
+    Route("GET", "/stoker/v1/bundles", list_bundles, perm.REPO_LIST),
+    Route("GET", "/stoker/v1/bundles/{digest}", get_bundle, perm.REPO_READ),
+    Route("PUT", "/stoker/v1/bundles/{image:path}", put_bundle, perm.REPO_PUSH, streams=True),
+    Route("DELETE", "/stoker/v1/bundles/{image:path}", delete_bundle, perm.REPO_DELETE),
 ]

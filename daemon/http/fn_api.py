@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from daemon import FN_VERSION, VERSION
+from daemon import permissions as perm
 from daemon.errors import NotFound
 from daemon.http import bodies
 from daemon.http.routing import Router
@@ -51,8 +54,10 @@ async def list_apps(registry: Registry, request: ApiRequest) -> ApiReply:
 
 
 async def create_app(registry: Registry, request: ApiRequest) -> ApiReply:
-    """POST /v2/apps"""
-    return ApiReply(body=app_form(await registry.create_app(bodies.app_change(request.body))))
+    """POST /v2/apps: Fn's members, and ours: ``compartment_id`` (the root without it)."""
+    change = bodies.app_change(request.body)
+    compartment_id = bodies.Members(bodies.parse(request.body)).text("compartment_id")
+    return ApiReply(body=app_form(await registry.create_app(replace(change, compartment_id=compartment_id))))
 
 
 async def get_app(registry: Registry, request: ApiRequest) -> ApiReply:
@@ -170,31 +175,31 @@ def _trigger_form(registry: Registry, trigger: Trigger, request: ApiRequest) -> 
 
 
 ROUTES = [
-    Route("GET", "/", ping, "health.read"),
-    Route("GET", "/version", version, "health.read"),
-    Route("GET", "/v2/apps", list_apps, "apps.read"),
-    Route("POST", "/v2/apps", create_app, "apps.create"),
-    Route("GET", "/v2/apps/{app_id}", get_app, "apps.read"),
-    Route("PUT", "/v2/apps/{app_id}", update_app, "apps.update"),
-    Route("DELETE", "/v2/apps/{app_id}", delete_app, "apps.delete"),
-    Route("GET", "/v2/fns", list_functions, "functions.read"),
-    Route("POST", "/v2/fns", create_function, "functions.create"),
-    Route("GET", "/v2/fns/{fn_id}", get_function, "functions.read"),
-    Route("PUT", "/v2/fns/{fn_id}", update_function, "functions.update"),
-    Route("DELETE", "/v2/fns/{fn_id}", delete_function, "functions.delete"),
-    Route("GET", "/v2/fns/{fn_id}/calls", gone, "functions.read"),
-    Route("GET", "/v2/fns/{fn_id}/calls/{call_id}", gone, "functions.read"),
-    Route("GET", "/v2/fns/{fn_id}/calls/{call_id}/log", gone, "functions.read"),
-    Route("GET", "/v2/triggers", list_triggers, "triggers.read"),
-    Route("POST", "/v2/triggers", create_trigger, "triggers.create"),
-    Route("GET", "/v2/triggers/{trigger_id}", get_trigger, "triggers.read"),
-    Route("PUT", "/v2/triggers/{trigger_id}", update_trigger, "triggers.update"),
-    Route("DELETE", "/v2/triggers/{trigger_id}", delete_trigger, "triggers.delete"),
+    Route("GET", "/", ping, perm.EVERYBODY),
+    Route("GET", "/version", version, perm.EVERYBODY),
+    Route("GET", "/v2/apps", list_apps, perm.APP_LIST.somewhere()),
+    Route("POST", "/v2/apps", create_app, perm.APP_CREATE.in_compartment()),
+    Route("GET", "/v2/apps/{app_id}", get_app, perm.APP_READ.of_app()),
+    Route("PUT", "/v2/apps/{app_id}", update_app, perm.APP_UPDATE.of_app()),
+    Route("DELETE", "/v2/apps/{app_id}", delete_app, perm.APP_DELETE.of_app()),
+    Route("GET", "/v2/fns", list_functions, perm.FUNCTION_LIST.of_app()),
+    Route("POST", "/v2/fns", create_function, perm.FUNCTION_CREATE.of_app()),
+    Route("GET", "/v2/fns/{fn_id}", get_function, perm.FUNCTION_READ.of_function()),
+    Route("PUT", "/v2/fns/{fn_id}", update_function, perm.FUNCTION_UPDATE.of_function()),
+    Route("DELETE", "/v2/fns/{fn_id}", delete_function, perm.FUNCTION_DELETE.of_function()),
+    Route("GET", "/v2/fns/{fn_id}/calls", gone, perm.FUNCTION_READ.of_function()),
+    Route("GET", "/v2/fns/{fn_id}/calls/{call_id}", gone, perm.FUNCTION_READ.of_function()),
+    Route("GET", "/v2/fns/{fn_id}/calls/{call_id}/log", gone, perm.FUNCTION_READ.of_function()),
+    Route("GET", "/v2/triggers", list_triggers, perm.FUNCTION_LIST.of_app()),
+    Route("POST", "/v2/triggers", create_trigger, perm.FUNCTION_UPDATE.of_function()),
+    Route("GET", "/v2/triggers/{trigger_id}", get_trigger, perm.FUNCTION_READ.of_trigger()),
+    Route("PUT", "/v2/triggers/{trigger_id}", update_trigger, perm.FUNCTION_UPDATE.of_trigger()),
+    Route("DELETE", "/v2/triggers/{trigger_id}", delete_trigger, perm.FUNCTION_UPDATE.of_trigger()),
     Route(
         "GET",
         "/v2/runner/apps/{app_id}/triggerBySource/{type}/{source:path}",
         trigger_by_source,
-        "triggers.read",
+        perm.FUNCTION_READ.of_app(),
     ),
 ]
 """Method, path, handler, and the permission that the caller needs."""

@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from daemon.errors import StokerError
 from daemon.http import views
+from daemon.permissions import ANYBODY, Principal
 
 Headers = list[tuple[str, str]]
 """Names and values in the order received; a name may come more than once. Latin-1 text, as HTTP has it."""
@@ -38,6 +39,8 @@ class Request:
     host: str
     """The Host header; empty when an HTTP/1.0 client sent none."""
     peer: Peer
+    principal: Principal = ANYBODY
+    """Who asks; in open mode nobody is asked."""
 
     @property
     def path(self) -> str:

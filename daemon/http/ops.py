@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import trio
 
 from daemon import VERSION
+from daemon import permissions as perm
 from daemon.catalog import Catalog
 from daemon.core.views import NodeView, PoolView
 from daemon.errors import BadRequest
@@ -316,15 +317,15 @@ async def list_instances(node: Node, request: ApiRequest) -> ApiReply:
 
 
 ROUTES = [
-    Route("GET", "/health", health, "health.read"),
-    Route("GET", "/metrics", metrics, "metrics.read"),
-    Route("GET", "/stoker/v1/stats", stats, "node.read"),
-    Route("GET", "/stoker/v1/runtimes", runtimes, "node.read"),
-    Route("GET", "/stoker/v1/instances", list_instances, "instances.read"),
+    Route("GET", "/health", health, perm.EVERYBODY),
+    Route("GET", "/metrics", metrics, perm.NODE_READ),
+    Route("GET", "/stoker/v1/stats", stats, perm.NODE_READ),
+    Route("GET", "/stoker/v1/runtimes", runtimes, perm.NODE_READ),
+    Route("GET", "/stoker/v1/instances", list_instances, perm.NODE_READ),
     *bundle_api.ROUTES,
-    Route("GET", "/stoker/v1/functions/{id}", get_status, "functions.read"),
-    Route("GET", "/stoker/v1/functions/{id}/versions", list_versions, "functions.read"),
-    Route("POST", "/stoker/v1/functions/{id}/rollback", rollback, "functions.update"),
-    Route("POST", "/stoker/v1/functions/{id}/restart", restart, "functions.update"),
-    Route("GET", "/stoker/v1/functions/{id}/logs", logs, "logs.read"),
+    Route("GET", "/stoker/v1/functions/{id}", get_status, perm.FUNCTION_READ.of_function("id")),
+    Route("GET", "/stoker/v1/functions/{id}/versions", list_versions, perm.FUNCTION_READ.of_function("id")),
+    Route("POST", "/stoker/v1/functions/{id}/rollback", rollback, perm.FUNCTION_UPDATE.of_function("id")),
+    Route("POST", "/stoker/v1/functions/{id}/restart", restart, perm.FUNCTION_UPDATE.of_function("id")),
+    Route("GET", "/stoker/v1/functions/{id}/logs", logs, perm.FUNCTION_READ.of_function("id")),
 ]

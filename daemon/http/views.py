@@ -1,7 +1,8 @@
 """The control plane without a framework: a request, a reply, a row of a table of routes, the model as JSON.
 
 The forms of apps, functions and triggers have exactly the members of the Fn server, left out where it leaves
-them out (reference fn-contract 1.2 to 1.4 and 1.8). ``provisioned_concurrency`` is ours, there only when set.
+them out (reference fn-contract 1.2 to 1.4 and 1.8). ``provisioned_concurrency`` and ``compartment_id`` are ours, there
+only when set.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from urllib.parse import quote
 
 from daemon.errors import StokerError
 from daemon.model import App, Function, Trigger
+from daemon.permissions import ANYBODY, Permission, Principal
 
 FN_ENDPOINT = "fnproject.io/fn/invokeEndpoint"
 TRIGGER_ENDPOINT = "fnproject.io/trigger/httpEndpoint"
@@ -46,6 +48,8 @@ class ApiRequest:
     """Scheme and host for endpoint URLs, no trailing slash: ``http.public_url`` or from the Host header."""
     peer: Any = None
     """Who is at the other end (``frontdoor.Peer``), where known."""
+    principal: Principal = ANYBODY
+    """Who asks; in open mode nobody is asked."""
 
     def first(self, name: str, default: str = "") -> str:
         """The first value of a query parameter."""
@@ -95,7 +99,7 @@ class Route:
     method: str
     path: str
     handler: Handler
-    permission: str
+    permission: Permission
     streams: bool = False
     """True: the body is not read; the handler takes it from ``request.chunks``."""
 
@@ -122,6 +126,8 @@ def rfc3339(at_ms: int) -> str:
 def app_form(app: App) -> dict[str, Any]:
     """An app as Fn shows it: empty members are left out."""
     form: dict[str, Any] = {"id": app.id, "name": app.name}
+    if app.compartment_id:
+        form["compartment_id"] = app.compartment_id
     if app.config:
         form["config"] = dict(app.config)
     if app.annotations:

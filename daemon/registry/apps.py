@@ -43,7 +43,7 @@ class Apps(Base):
         """Store a new app.
 
         Raises:
-          BadRequest, Conflict: a rule is broken; the name is taken.
+          BadRequest, Conflict, NotFound: a rule is broken; the name is taken; there is no such compartment.
         """
         if change.id:
             raise BadRequest("App ID cannot be supplied on create")
@@ -51,6 +51,7 @@ class Apps(Base):
         app = App(
             id=self._ids.new(),
             name=change.name,
+            compartment_id=self._compartment(change.compartment_id),
             config=dict(change.config or {}),
             annotations=rules.without_endpoints(change.annotations),
             syslog_url=change.syslog_url or "",
@@ -63,6 +64,16 @@ class Apps(Base):
             lambda conn: records.insert_app(conn, app), apply=lambda _: self._catalog.put_app(app)
         )
         return app
+
+    def _compartment(self, compartment_id: str) -> str:
+        """As it is stored: empty for the root.
+
+        Raises:
+          NotFound: there is none with this id.
+        """
+        if compartment_id and compartment_id not in self._catalog.compartments:
+            raise NotFound(records.COMPARTMENT_NOT_FOUND)
+        return compartment_id
 
     async def update_app(self, app_id: str, change: AppChange) -> App:
         """Merge the change into the app. Its functions go on with new instances if its config changed.
@@ -80,6 +91,7 @@ class Apps(Base):
                 raise Conflict("Could not update - name is immutable")
             new = replace(
                 old,
+                compartment_id=self._compartment(change.compartment_id) or old.compartment_id,
                 config=rules.merge_config(old.config, change.config),
                 annotations=rules.merge_annotations(old.annotations, change.annotations),
                 syslog_url=old.syslog_url if change.syslog_url is None else change.syslog_url,

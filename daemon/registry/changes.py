@@ -20,6 +20,8 @@ class AppChange:
     syslog_url: str | None = None
     """Empty on update: remove it."""
     shape: str = ""
+    compartment_id: str = ""
+    """Empty: the root (create), unchanged (update)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 from daemon.catalog import Catalog
-from daemon.errors import BadRequest, Conflict, NotFound
-from daemon.model import App, Function, Trigger, Version
+from daemon.errors import BadRequest, NotFound
+from daemon.model import Function, Trigger, Version
+from daemon.store.app_records import app, apps, compartments, delete_app, insert_app, update_app
 from daemon.store.bundle_records import (
     bundle,
     bundles,
@@ -26,136 +24,67 @@ from daemon.store.bundle_records import (
     set_bundle,
     set_reference,
 )
+from daemon.store.shared import (
+    APP_EXISTS,
+    APP_NOT_FOUND,
+    COMPARTMENT_NOT_FOUND,
+    FUNCTION_EXISTS,
+    FUNCTION_NOT_FOUND,
+    FUNCTION_OF_ANOTHER_APP,
+    TRIGGER_EXISTS,
+    TRIGGER_NOT_FOUND,
+    TRIGGER_SOURCE_EXISTS,
+    constraints,
+    json_map,
+)
 
 __all__ = [
-    "app", "apps", "bundle", "bundles", "delete_app", "delete_function", "delete_trigger", "digests_in_use",
-    "fail_version", "fill_catalog", "forget_bundles", "forget_versions",
-    "function", "functions", "insert_app", "insert_trigger",
-    "insert_version", "last_number", "previous_ready", "prune_versions", "references", "remove_reference", "resolve",
-    "save_function", "set_bundle", "set_reference", "sweep_building", "trigger", "triggers", "update_app",
-    "update_function", "update_trigger", "version", "versions",
+    "APP_EXISTS", "APP_NOT_FOUND", "COMPARTMENT_NOT_FOUND", "FUNCTION_EXISTS", "FUNCTION_NOT_FOUND",
+    "FUNCTION_OF_ANOTHER_APP", "TRIGGER_EXISTS", "TRIGGER_NOT_FOUND", "TRIGGER_SOURCE_EXISTS",
+    "app",
+    "apps",
+    "bundle",
+    "bundles",
+    "compartments",
+    "delete_app",
+    "delete_function",
+    "delete_trigger",
+    "digests_in_use",
+    "fail_version",
+    "fill_catalog",
+    "forget_bundles",
+    "forget_versions",
+    "function",
+    "functions",
+    "insert_app",
+    "insert_trigger",
+    "insert_version",
+    "last_number",
+    "previous_ready",
+    "prune_versions",
+    "references",
+    "remove_reference",
+    "resolve",
+    "save_function",
+    "set_bundle",
+    "set_reference",
+    "sweep_building",
+    "trigger",
+    "triggers",
+    "update_app",
+    "update_function",
+    "update_trigger",
+    "version",
+    "versions",
 ]  # fmt: skip
 
 Row = sqlite3.Row
 Connection = sqlite3.Connection
 
-APP_EXISTS = "App already exists"
-APP_NOT_FOUND = "App not found"
-FUNCTION_EXISTS = "Fn with specified name already exists"
-FUNCTION_NOT_FOUND = "Fn not found"
-TRIGGER_EXISTS = "Trigger already exists"
-TRIGGER_SOURCE_EXISTS = "Trigger with the same type and source exists on this app"
-TRIGGER_NOT_FOUND = "Trigger not found"
-FUNCTION_OF_ANOTHER_APP = "Invalid Fn ID - not owned by specified app"
-
-_UNIQUE = {
-    "apps.name": APP_EXISTS,
-    "functions.app_id, functions.name": FUNCTION_EXISTS,
-    "triggers.app_id, triggers.type, triggers.source": TRIGGER_SOURCE_EXISTS,
-    "triggers.app_id, triggers.fn_id, triggers.name": TRIGGER_EXISTS,
-}
-
-
-@contextmanager
-def _constraints(missing: str) -> Iterator[None]:
-    """Turn a broken constraint into the error that the caller is told; ``missing`` for a dangling
-    reference."""
-    try:
-        yield
-    except sqlite3.IntegrityError as exc:
-        text = str(exc).partition("UNIQUE constraint failed: ")[2]
-        if text in _UNIQUE:
-            raise Conflict(_UNIQUE[text]) from exc
-        if "FOREIGN KEY" in str(exc):
-            raise NotFound(missing) from exc
-        raise
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def _map(value: Mapping[str, Any]) -> str:
-    return _json(dict(value))
-
 
 def fill_catalog(conn: Connection, catalog: Catalog) -> None:
     """Make the catalog equal to what is stored."""
-    catalog.load(apps(conn), functions(conn), triggers(conn))
-
-
-# ---- apps
-
-
-def app(conn: Connection, app_id: str) -> App:
-    """One app.
-
-    Raises:
-      NotFound: there is none with this id.
-    """
-    row = conn.execute("SELECT * FROM apps WHERE id = ?", (app_id,)).fetchone()
-    if row is None:
-        raise NotFound(APP_NOT_FOUND)
-    return _app(row)
-
-
-def apps(conn: Connection, *, name: str = "", after: str = "", limit: int = -1) -> list[App]:
-    """Apps by name, bytewise; those after a name, or the one with a name. A negative limit: all."""
-    sql, values = "SELECT * FROM apps WHERE name > ?", [after]
-    if name:
-        sql, values = sql + " AND name = ?", [after, name]
-    return [_app(row) for row in conn.execute(f"{sql} ORDER BY name LIMIT ?", (*values, limit))]
-
-
-def insert_app(conn: Connection, app: App) -> None:
-    """Store a new app.
-
-    Raises:
-      Conflict: the name is taken.
-    """
-    with _constraints(APP_NOT_FOUND):
-        conn.execute(
-            "INSERT INTO apps (id, name, config, annotations, syslog_url, shape, created_at, updated_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                app.id, app.name, _map(app.config), _map(app.annotations), app.syslog_url, app.shape,
-                app.created_at, app.updated_at,
-            ),
-        )  # fmt: skip
-
-
-def update_app(conn: Connection, app: App) -> None:
-    """Store what may change of an app; its name does not."""
-    conn.execute(
-        "UPDATE apps SET config = ?, annotations = ?, syslog_url = ?, updated_at = ? WHERE id = ?",
-        (_map(app.config), _map(app.annotations), app.syslog_url, app.updated_at, app.id),
-    )
-
-
-def delete_app(conn: Connection, app_id: str) -> list[str]:
-    """Delete an app with its functions, versions and triggers; the ids of the functions.
-
-    Raises:
-      NotFound: there is none with this id.
-    """
-    ids = [row[0] for row in conn.execute("SELECT id FROM functions WHERE app_id = ?", (app_id,))]
-    conn.execute("DELETE FROM versions WHERE function_id IN (SELECT id FROM functions WHERE app_id = ?)", (app_id,))
-    if not conn.execute("DELETE FROM apps WHERE id = ?", (app_id,)).rowcount:
-        raise NotFound(APP_NOT_FOUND)
-    return ids
-
-
-def _app(row: Row) -> App:
-    return App(
-        id=row["id"],
-        name=row["name"],
-        config=json.loads(row["config"]),
-        annotations=json.loads(row["annotations"]),
-        syslog_url=row["syslog_url"],
-        shape=row["shape"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )
+    catalog.load(apps(conn), functions(conn), triggers(conn), compartments(conn))
 
 
 # ---- functions and versions
@@ -202,7 +131,7 @@ def save_function(conn: Connection, function: Function) -> Function:
     """
     live = replace(function.live, state="ready", error="")
     insert_version(conn, live)
-    with _constraints(APP_NOT_FOUND):
+    with constraints(APP_NOT_FOUND):
         conn.execute(
             "INSERT INTO functions"
             " (id, app_id, name, live_number, annotations, pcu_count, shape, created_at, updated_at)"
@@ -210,7 +139,7 @@ def save_function(conn: Connection, function: Function) -> Function:
             " ON CONFLICT (id) DO UPDATE SET live_number = excluded.live_number,"
             " annotations = excluded.annotations, pcu_count = excluded.pcu_count, updated_at = excluded.updated_at",
             (
-                function.id, function.app_id, function.name, live.number, _map(function.annotations),
+                function.id, function.app_id, function.name, live.number, json_map(function.annotations),
                 function.pcu_count, function.shape, function.created_at, function.updated_at,
             ),
         )  # fmt: skip
@@ -229,7 +158,7 @@ def update_function(conn: Connection, function: Function) -> None:
     """
     changed = conn.execute(
         "UPDATE functions SET annotations = ?, pcu_count = ?, updated_at = ? WHERE id = ?",
-        (_map(function.annotations), function.pcu_count, function.updated_at, function.id),
+        (json_map(function.annotations), function.pcu_count, function.updated_at, function.id),
     ).rowcount
     if not changed:
         raise NotFound(FUNCTION_NOT_FOUND)
@@ -254,7 +183,7 @@ def insert_version(conn: Connection, version: Version) -> None:
         " ON CONFLICT (function_id, number) DO NOTHING",
         (
             version.function_id, version.number, version.image, version.digest, version.memory_mib,
-            version.timeout_s, version.idle_timeout_s, _map(version.config), version.start, version.state,
+            version.timeout_s, version.idle_timeout_s, json_map(version.config), version.start, version.state,
             version.error, version.created_at,
         ),
     )  # fmt: skip
@@ -395,13 +324,13 @@ def insert_trigger(conn: Connection, trigger: Trigger) -> None:
       Conflict: source or name are taken.
     """
     _check_owner(conn, trigger)
-    with _constraints(FUNCTION_NOT_FOUND):
+    with constraints(FUNCTION_NOT_FOUND):
         conn.execute(
             "INSERT INTO triggers (id, app_id, fn_id, name, type, source, annotations, created_at, updated_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 trigger.id, trigger.app_id, trigger.fn_id, trigger.name, trigger.type, trigger.source,
-                _map(trigger.annotations), trigger.created_at, trigger.updated_at,
+                json_map(trigger.annotations), trigger.created_at, trigger.updated_at,
             ),
         )  # fmt: skip
 
@@ -409,11 +338,11 @@ def insert_trigger(conn: Connection, trigger: Trigger) -> None:
 def update_trigger(conn: Connection, trigger: Trigger) -> None:
     """Store what may change of a trigger; errors as for a new one."""
     _check_owner(conn, trigger)
-    with _constraints(FUNCTION_NOT_FOUND):
+    with constraints(FUNCTION_NOT_FOUND):
         conn.execute(
             "UPDATE triggers SET name = ?, fn_id = ?, source = ?, annotations = ?, updated_at = ? WHERE id = ?",
             (
-                trigger.name, trigger.fn_id, trigger.source, _map(trigger.annotations), trigger.updated_at,
+                trigger.name, trigger.fn_id, trigger.source, json_map(trigger.annotations), trigger.updated_at,
                 trigger.id,
             ),
         )  # fmt: skip

@@ -95,5 +95,92 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX refs_by_digest ON refs (digest)",
     ),
+    (  # compartments and identity
+        """
+        CREATE TABLE compartments (
+            id TEXT PRIMARY KEY,
+            parent_id TEXT REFERENCES compartments (id),
+            name TEXT NOT NULL COLLATE NOCASE,
+            description TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            UNIQUE (parent_id, name)
+        ) STRICT
+        """,
+        # The one compartment without a parent is the tenancy; its random name makes key ids of two nodes differ.
+        """
+        INSERT INTO compartments
+        VALUES ('ocid1.tenancy.oc1..' || lower(hex(randomblob(13))), NULL, 'root', 'The tenancy', unixepoch() * 1000)
+        """,
+        "ALTER TABLE apps ADD COLUMN compartment_id TEXT REFERENCES compartments (id)",
+        "CREATE INDEX apps_by_compartment ON apps (compartment_id)",
+        """
+        CREATE TABLE users (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+            description TEXT NOT NULL,
+            created_at INTEGER NOT NULL
+        ) STRICT
+        """,
+        """
+        CREATE TABLE api_keys (
+            user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+            fingerprint TEXT NOT NULL,
+            public_key TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            PRIMARY KEY (user_id, fingerprint)
+        ) STRICT, WITHOUT ROWID
+        """,
+        # Only a digest: who reads the database cannot use the token.
+        """
+        CREATE TABLE bearer_tokens (
+            id TEXT PRIMARY KEY,
+            user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+            digest BLOB NOT NULL UNIQUE,
+            description TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            expires_at INTEGER NOT NULL
+        ) STRICT
+        """,
+        """
+        CREATE TABLE groups (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+            description TEXT NOT NULL,
+            rule TEXT,
+            created_at INTEGER NOT NULL
+        ) STRICT
+        """,
+        """
+        CREATE TABLE members (
+            group_id TEXT NOT NULL REFERENCES groups (id) ON DELETE CASCADE,
+            user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+            PRIMARY KEY (group_id, user_id)
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE INDEX members_by_user ON members (user_id)",
+        """
+        CREATE TABLE policies (
+            id TEXT PRIMARY KEY,
+            compartment_id TEXT NOT NULL REFERENCES compartments (id),
+            name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+            description TEXT NOT NULL,
+            statements TEXT NOT NULL,
+            created_at INTEGER NOT NULL
+        ) STRICT
+        """,
+        """
+        CREATE TABLE audit (
+            id INTEGER PRIMARY KEY,
+            at INTEGER NOT NULL,
+            principal TEXT NOT NULL,
+            principal_name TEXT NOT NULL,
+            action TEXT NOT NULL,
+            target TEXT NOT NULL,
+            outcome TEXT NOT NULL,
+            source TEXT NOT NULL,
+            detail TEXT NOT NULL
+        ) STRICT
+        """,
+    ),
 )
 """Migration n (from 1) brings a database of version n - 1 to version n (``PRAGMA user_version``)."""

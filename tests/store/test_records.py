@@ -305,4 +305,24 @@ def test_the_file_is_what_the_schema_says() -> None:
     conn = connect()
     names = [row[0] for row in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
     conn.close()
-    assert names == ["apps", "bundles", "functions", "refs", "triggers", "versions"]
+    assert names == [
+        "api_keys", "apps", "audit", "bearer_tokens", "bundles", "compartments", "functions", "groups", "members",
+        "policies", "refs", "triggers", "users", "versions",
+    ]  # fmt: skip
+
+
+def test_an_app_is_in_a_compartment_that_exists(conn: sqlite3.Connection) -> None:
+    (root,) = records.compartments(conn)
+    assert root.parent_id == ""
+    assert root.id.startswith("ocid1.tenancy.oc1..")
+    records.insert_app(conn, replace(APP, compartment_id=root.id))
+    assert records.app(conn, "A").compartment_id == root.id
+    for action in (records.update_app, records.insert_app):
+        with pytest.raises(NotFound, match="Compartment not found"):
+            action(conn, replace(APP, id="A" if action is records.update_app else "B", name="b", compartment_id="no"))
+
+
+def test_the_root_compartment_is_another_one_in_each_database(conn: sqlite3.Connection) -> None:
+    other = connect()
+    assert records.compartments(conn) != records.compartments(other)
+    other.close()
