@@ -149,8 +149,10 @@ class BundleStore:
         finally:
             self._active.discard(name)
 
-    async def ingest(self, source: Spool | Path) -> Bundle:
+    async def ingest(self, source: Spool | Path, *, handler_file: str = "") -> Bundle:
         """Check the archive and unpack it, unless it is there already. Idempotent.
+
+        ``handler_file`` (relative to ``function/``) must be in it, else the one that its func.yaml names.
 
         Raises:
           InvalidFunction, RequestTooLarge: it breaks a rule; the text names the member. Nothing is left of it.
@@ -169,9 +171,11 @@ class BundleStore:
         try:
             found = await trio.to_thread.run_sync(self._load, digest)
             if found is not None:
+                if handler_file:
+                    await trio.to_thread.run_sync(_check_handler, self.directory(digest), handler_file)
                 return found
             async with self._turns:
-                return await self._unpack(path, digest, size)
+                return await self._unpack(path, digest, size, handler_file)
         finally:
             self._running.pop(digest).set()
 
@@ -188,7 +192,7 @@ class BundleStore:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
-    async def _unpack(self, path: Path, digest: str, size: int) -> Bundle:
+    async def _unpack(self, path: Path, digest: str, size: int, handler_file: str) -> Bundle:
         final = self.directory(digest)
         target = final.with_name(f"{final.name}.{secrets.token_hex(4)}.partial")
         self._active.add(target.name)
@@ -203,7 +207,7 @@ class BundleStore:
                 files=report["files"],
                 created_at=time.time_ns() // 1_000_000,
             )
-            return await trio.to_thread.run_sync(_complete, bundle, target, final)
+            return await trio.to_thread.run_sync(_complete, bundle, target, final, handler_file)
         except OSError as exc:
             raise InternalError("cannot store bundle", detail=str(exc)) from exc
         finally:
@@ -322,14 +326,16 @@ def _make_directory(path: Path) -> None:
     path.mkdir(mode=0o700)
 
 
-def _complete(bundle: partial[Bundle], target: Path, final: Path) -> Bundle:
+def _check_handler(directory: Path, handler_file: str) -> None:
+    handler = directory / "function" / handler_file
+    if handler.is_symlink() or not handler.is_file():
+        raise InvalidFunction(f"cannot use bundle: function/{handler_file} is not in it: the handler's file goes there")
+
+
+def _complete(bundle: partial[Bundle], target: Path, final: Path, handler_file: str) -> Bundle:
     """Read func.yaml, write down what the bundle is, and let it appear under its name. Blocks."""
     settings = settings_of(target / "function")
-    handler = target / "function" / settings.handler_file
-    if handler.is_symlink() or not handler.is_file():
-        raise InvalidFunction(
-            f"cannot use bundle: function/{settings.handler_file} is not in it: the handler's file goes there"
-        )
+    _check_handler(target, handler_file or settings.handler_file)
     made = bundle(**asdict(settings))
     fd = os.open(target / METADATA, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     with os.fdopen(fd, "w") as file:

@@ -152,6 +152,29 @@ class Pcu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Oci:
+    """The OCI API, and the service limits that it brings; those hold for every API."""
+
+    application_count_max: int = 1000
+    """Most applications on the node (OCI: application-count); then 400 LimitExceeded."""
+    function_count_max: int = 5000
+    """Most functions on the node (OCI: function-count); then 400 LimitExceeded."""
+    archive_bytes_max: int = 25 * 2**20
+    """Largest ZIP of a code-only function in a create or update request. OCI's 25 MB."""
+    config_bytes_max: int = 4096
+    """Largest config (keys and values in UTF-8) of an application or a function made over the OCI API. OCI's 4 KB."""
+    operations_max: int = 64
+    """Most creations and updates of functions over the OCI API that may be under way at once; then 429."""
+    work_requests_max: int = 1000
+    """Work requests that are kept; the oldest finished ones go first."""
+    prebuilt: str = ""
+    """Directory of the pre-built functions; empty: the examples that come with Stoker."""
+
+    def __post_init__(self) -> None:
+        _positive("oci", self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bundles:
     """What an uploaded bundle may be."""
 
@@ -210,11 +233,19 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     http: Http = field(default_factory=Http)
     pcu: Pcu = field(default_factory=Pcu)
+    oci: Oci = field(default_factory=Oci)
     bundles: Bundles = field(default_factory=Bundles)
     logs: Logs = field(default_factory=Logs)
 
 
-SECTIONS: dict[str, type[Any]] = {"limits": Limits, "http": Http, "pcu": Pcu, "bundles": Bundles, "logs": Logs}
+SECTIONS: dict[str, type[Any]] = {
+    "limits": Limits,
+    "http": Http,
+    "pcu": Pcu,
+    "oci": Oci,
+    "bundles": Bundles,
+    "logs": Logs,
+}
 
 
 def load(text: str, *, source: str, environ: Mapping[str, str], data: Path | None = None) -> Config:

@@ -19,7 +19,7 @@ from daemon.bundles import BundleStore
 from daemon.catalog import Catalog
 from daemon.config import Limits
 from daemon.core.scheduler import PoolSpec
-from daemon.model import App, Bundle, Function, LaunchPlan, Version
+from daemon.model import App, Bundle, Function, LaunchPlan, Version, split_handler
 from daemon.store import records
 from daemon.store.database import Database
 from daemon.supervisor import Supervisor
@@ -73,7 +73,7 @@ class Deployer:
             bundle = await self._database.read(lambda conn: records.bundle(conn, new.live.digest))
             if bundle is None:
                 raise errors.BundleMissing(detail=f"{new.live.image} ({new.live.digest})")
-            plan = self.plan(app, new, bundle, await self._interpreter(bundle))
+            plan = self.plan(app, new, bundle, await self._interpreter(new, bundle))
             await self._database.write(lambda conn: records.insert_version(conn, replace(new.live, state="building")))
             try:
                 await self._supervisor.prepare(
@@ -164,12 +164,12 @@ class Deployer:
             self._log.error("function cannot run", function=function.id, name=function.name, error=str(exc))
 
     async def _restore(self, app: App, function: Function) -> None:
-        if not function.live.digest:
+        if not function.live.digest or function.state != "active":
             return
         bundle = await self._database.read(lambda conn: records.bundle(conn, function.live.digest))
         if bundle is None or not self._bundles.directory(bundle.digest).is_dir():
             raise errors.BundleMissing(detail=f"{function.live.image} ({function.live.digest}) is not on the disk")
-        plan = self.plan(app, function, bundle, await self._interpreter(bundle))
+        plan = self.plan(app, function, bundle, await self._interpreter(function, bundle))
         self._supervisor.configure(plan, self._spec(plan, function))
 
     def _live_plan(self, function: Function) -> LaunchPlan | None:
@@ -187,20 +187,24 @@ class Deployer:
             uses_template=plan.start not in ("boot", "exec"),
         )
 
-    async def _interpreter(self, bundle: Bundle) -> str:
-        """The interpreter that the bundle asks for.
+    async def _interpreter(self, function: Function, bundle: Bundle) -> str:
+        """The interpreter that the version, or else the bundle, asks for.
 
         Raises:
           InvalidFunction: the machine lacks it.
         """
-        if bundle.runtime == "python":
+        runtime = function.live.runtime or bundle.runtime
+        if runtime == "python":
             return ""
         # In a thread: the first question runs every Python of the machine once.
-        return await trio.to_thread.run_sync(self._interpreters, bundle.runtime)
+        return await trio.to_thread.run_sync(self._interpreters, runtime)
 
     def plan(self, app: App, function: Function, bundle: Bundle, interpreter: str) -> LaunchPlan:
         """Everything a worker of this version needs."""
         version = function.live
+        handler_file, handler_name = bundle.handler_file, bundle.handler_name
+        if version.handler:
+            handler_file, handler_name = split_handler(version.handler)
         environment = environment_of(app, function, version)
         settings = json.dumps([version.number, environment, version.memory_mib, version.start, bundle.digest])
         return LaunchPlan(
@@ -210,8 +214,8 @@ class Deployer:
             app_id=app.id,
             app_name=app.name,
             bundle_dir=str(self._bundles.directory(bundle.digest)),
-            handler_file=bundle.handler_file,
-            handler_name=bundle.handler_name,
+            handler_file=handler_file,
+            handler_name=handler_name,
             interpreter=interpreter,
             environment=environment,
             memory_mib=version.memory_mib,

@@ -4,7 +4,7 @@ The tree (the parents are abstract and refuse to be raised)::
 
     StokerError
     ├── CallerError            the client asked for something wrong
-    │   ├── BadRequest  Forbidden  NotFound  MethodNotAllowed  Conflict  RequestTimeout
+    │   ├── BadRequest (with LimitExceeded)  Forbidden  NotFound  MethodNotAllowed  Conflict  RequestTimeout
     │   ├── RequestTooLarge  HeadersTooLarge  InvalidFunction
     ├── FunctionError          the function, its code or its settings
     │   ├── FunctionFailed     the handler raised; the instance goes on
@@ -71,6 +71,12 @@ class BadRequest(CallerError):
     """The request cannot be understood or breaks a rule; the message names the field and what is allowed."""
 
     code, default_message = "bad-request", "bad request"
+
+
+class LimitExceeded(BadRequest):
+    """A service limit of the node would be exceeded; the message has the arithmetic."""
+
+    code, oci_code, default_message = "limit-exceeded", "LimitExceeded", "service limit exceeded"
 
 
 class Forbidden(CallerError):

@@ -131,6 +131,11 @@ class Invoker:
         while True:
             instance_id = scheduler.take(function.id, call_id, now_s=now_s)
             if instance_id is None:
+                if function.state != "active":
+                    text = f"the function is {function.state}"
+                    raise errors.BundleMissing(
+                        detail=f"{text}: {function.state_error}" if function.state_error else text
+                    )
                 waited = True
                 instance_id = await self._wait(function.id, call_id)
                 now_s = trio.current_time()

@@ -101,6 +101,13 @@ class App:
     annotations: Mapping[str, Any] = field(default_factory=dict)
     syslog_url: str = ""
     shape: str = ""
+    freeform_tags: Mapping[str, str] = field(default_factory=dict)
+    defined_tags: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Values by key by namespace."""
+    log_format: str = ""
+    """Of the application's log lines: ``JSON``, ``PLAIN_TEXT`` or empty for the default, which is the latter."""
+    cloud: Mapping[str, Any] = field(default_factory=dict)
+    """What OCI's clients set and this node keeps but cannot act on (subnetIds, imagePolicyConfig...), by OCI's name."""
     created_at: int = 0
     updated_at: int = 0
 
@@ -125,6 +132,12 @@ class Version:
     config: Mapping[str, str] = field(default_factory=dict)
     start: str = "auto"
     """``auto``, ``fork``, ``boot`` or ``exec`` (annotation ``stoker.dev/start``)."""
+    handler: str = ""
+    """``func.handler`` for the function ``handler`` of ``func.py``; empty: what the bundle's func.yaml says."""
+    runtime: str = ""
+    """``python`` or ``python3.N``; empty: what the bundle's func.yaml says."""
+    source: Mapping[str, str] = field(default_factory=dict)
+    """Where the bundle came from, if not by its name: OCI's ``sourceType`` and what belongs to it (`daemon.oci`)."""
     state: str = "building"
     """``building``, ``ready`` or ``failed``."""
     error: str = ""
@@ -144,6 +157,12 @@ class Function:
     pcu_count: int = 0
     """Provisioned concurrency: instances always kept started. 0: strategy NONE."""
     shape: str = ""
+    state: str = "active"
+    """``creating`` (its first version is being made ready), ``active``, or ``failed`` (that version did not)."""
+    state_error: str = ""
+    """Why it failed."""
+    freeform_tags: Mapping[str, str] = field(default_factory=dict)
+    defined_tags: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     created_at: int = 0
     updated_at: int = 0
 
@@ -161,6 +180,18 @@ class Trigger:
     annotations: Mapping[str, Any] = field(default_factory=dict)
     created_at: int = 0
     updated_at: int = 0
+
+
+def split_handler(handler: str) -> tuple[str, str]:
+    """``pkg.func.handler`` as the file ``pkg/func.py`` and the name ``handler`` (OCI's code-only functions).
+
+    Raises:
+      ValueError: not at least two Python names with dots between them.
+    """
+    *path, name = handler.split(".")
+    if not path or not all(part.isidentifier() for part in [*path, name]):
+        raise ValueError(f"must be FILE.FUNCTION, for example func.handler, not {handler[:200]!r}")
+    return "/".join(path) + ".py", name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """OCIDs: our ids as OCI's clients name them, and back. Pure and deterministic: nothing is stored, nothing looked up.
 
-``ocid1.<kind>.oc1.<region>.<unique>`` (OCI: Resource Identifiers). The unique part is our id, 26 characters of Crockford
-base32, in lower case. Things of a region (applications, functions...) name ours, ``stoker``; things of the identity
-service have no region, as in OCI.
+``ocid1.<kind>.oc1.<region>.<unique>`` (OCI: Resource Identifiers). The unique part is our id, 26 characters of
+Crockford base32, in lower case. Things of a region (applications, functions...) name ours, ``stoker``; things of the
+identity service have no region, as in OCI.
 """
 
 from __future__ import annotations

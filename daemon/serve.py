@@ -94,7 +94,14 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
             on_forget=janitor.forget, log=log,
         )  # fmt: skip
         registry = Registry(
-            database, catalog, deployer, ids=ids, pcu=config.pcu, versions_kept=config.bundles.versions_kept, log=log
+            database,
+            catalog,
+            deployer,
+            ids=ids,
+            pcu=config.pcu,
+            counts=config.oci,
+            versions_kept=config.bundles.versions_kept,
+            log=log,
         )
         node = Node(
             bundle_bytes_max=config.http.bundle_bytes_max, catalog=catalog, registry=registry, database=database,

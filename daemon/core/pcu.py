@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from daemon.errors import BadRequest
+from daemon.errors import BadRequest, LimitExceeded
 
 __all__ = ["PcuStatus", "check_pcu", "pcu_status", "pcu_step"]
 
@@ -27,7 +27,7 @@ def check_pcu(*, count: int, memory_mib: int, steps: str, limit_mib: int, others
       others_mib: what the floors of all other functions reserve.
 
     Raises:
-      BadRequest: the rule, the arithmetic and the nearest allowed counts.
+      BadRequest, LimitExceeded: the rule, the arithmetic and the nearest allowed counts.
     """
     step = pcu_step(memory_mib) if steps == "oci" else 1
     largest = max(0, (limit_mib - others_mib) // memory_mib // step * step)
@@ -44,7 +44,7 @@ def check_pcu(*, count: int, memory_mib: int, steps: str, limit_mib: int, others
     wanted_mib = count * memory_mib
     if others_mib + wanted_mib > limit_mib:
         nearest = f"largest allowed: {largest}" if largest else _none_allowed(largest)
-        raise BadRequest(
+        raise LimitExceeded(
             f"provisioned concurrency exceeds the node's limit: {count} x {memory_mib} MB = {wanted_mib} MB, "
             f"with {others_mib} MB of other functions {others_mib + wanted_mib} MB, "
             f"is more than pcu.memory_mib = {limit_mib} MB; {nearest}"

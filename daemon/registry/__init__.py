@@ -6,6 +6,7 @@ commit's ``apply`` change the catalog and tell the deployer. What was acknowledg
 
 from __future__ import annotations
 
+from daemon.registry.asynchronous import Asynchronous
 from daemon.registry.base import Deploys
 from daemon.registry.changes import AppChange, FunctionChange, Page, TriggerChange
 from daemon.registry.triggers import Triggers
@@ -13,5 +14,5 @@ from daemon.registry.triggers import Triggers
 __all__ = ["AppChange", "Deploys", "FunctionChange", "Page", "Registry", "TriggerChange"]
 
 
-class Registry(Triggers):
+class Registry(Triggers, Asynchronous):
     """Apps, functions and triggers. One object per daemon."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import trio
 
@@ -11,7 +13,7 @@ from daemon.errors import BadRequest, Conflict, NotFound
 from daemon.model import App
 from daemon.registry import rules
 from daemon.registry.base import Base
-from daemon.registry.changes import AppChange, Page
+from daemon.registry.changes import AppChange, Page, given
 from daemon.store import records
 
 
@@ -56,13 +58,18 @@ class Apps(Base):
             annotations=rules.without_endpoints(change.annotations),
             syslog_url=change.syslog_url or "",
             shape=change.shape,
+            cloud=dict(change.cloud or {}),
             created_at=now,
             updated_at=now,
+            **_settings(change),
         )
         rules.check_app(app)
-        await self._database.write(
-            lambda conn: records.insert_app(conn, app), apply=lambda _: self._catalog.put_app(app)
-        )
+
+        def insert(conn: sqlite3.Connection) -> None:
+            rules.check_count("application-count", len(self._catalog.apps), self._counts.application_count_max)
+            records.insert_app(conn, app)
+
+        await self._database.write(insert, apply=lambda _: self._catalog.put_app(app))
         return app
 
     def _compartment(self, compartment_id: str) -> str:
@@ -87,12 +94,16 @@ class Apps(Base):
 
         def merge(conn: sqlite3.Connection) -> tuple[App, App]:
             old = records.app(conn, app_id)
+            if change.expect is not None:
+                change.expect(old)
             if change.name and change.name != old.name:
                 raise Conflict("Could not update - name is immutable")
             new = replace(
                 old,
+                **_settings(change),
                 compartment_id=self._compartment(change.compartment_id) or old.compartment_id,
-                config=rules.merge_config(old.config, change.config),
+                cloud={**old.cloud, **(change.cloud or {})},
+                config=rules.new_config(old.config, change.config, replaces=change.replaces_config),
                 annotations=rules.merge_annotations(old.annotations, change.annotations),
                 syslog_url=old.syslog_url if change.syslog_url is None else change.syslog_url,
             )
@@ -112,11 +123,14 @@ class Apps(Base):
                 await self._deploys.reconfigure(new)
         return new
 
-    async def delete_app(self, app_id: str) -> None:
+    async def delete_app(
+        self, app_id: str, *, only_empty: bool = False, expect: Callable[[App], None] | None = None
+    ) -> None:
         """Delete the app with all its functions and triggers.
 
         Raises:
           NotFound: there is none with this id.
+          Conflict: ``only_empty``, and it has functions.
         """
 
         def forget(function_ids: list[str]) -> None:
@@ -124,7 +138,21 @@ class Apps(Base):
             for function_id in function_ids:
                 self._deploys.forget(function_id)
 
-        await self._database.write(lambda conn: records.delete_app(conn, app_id), apply=forget)
+        def delete(conn: sqlite3.Connection) -> list[str]:
+            if expect is not None:
+                expect(records.app(conn, app_id))
+            return records.delete_app(conn, app_id, only_empty=only_empty)
+
+        await self._database.write(delete, apply=forget)
+
+
+def _settings(change: AppChange) -> dict[str, Any]:
+    """The members that need no merging."""
+    return given(
+        freeform_tags=change.freeform_tags,
+        defined_tags=change.defined_tags,
+        log_format=change.log_format,
+    )
 
 
 def _check_functions(conn: sqlite3.Connection, app: App) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from daemon.catalog import Catalog
-from daemon.config import Pcu
+from daemon.config import Oci, Pcu
 from daemon.model import App, Function, Ids
 from daemon.store.database import Database
 
@@ -50,15 +50,17 @@ class Base:
         ids: Ids,
         pcu: Pcu,
         log: Any,
+        counts: Oci | None = None,
         versions_kept: int = 10,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        """``now_ms`` is the wall clock; ``versions_kept`` is ``bundles.versions_kept``."""
+        """``now_ms`` is the wall clock; ``versions_kept`` is ``bundles.versions_kept``; ``counts``: service limits."""
         self._database = database
         self._catalog = catalog
         self._deploys = deploys
         self._ids = ids
         self._pcu = pcu
+        self._counts = counts or Oci()
         self._log = log
         self._versions_kept = versions_kept
         self._now_ms = now_ms

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+from daemon.model import App, Function
 
 T = TypeVar("T")
 
@@ -22,6 +24,16 @@ class AppChange:
     shape: str = ""
     compartment_id: str = ""
     """Empty: the root (create), unchanged (update)."""
+    freeform_tags: Mapping[str, str] | None = None
+    """Tags given replace those that were."""
+    defined_tags: Mapping[str, Mapping[str, Any]] | None = None
+    log_format: str | None = None
+    cloud: Mapping[str, Any] | None = None
+    """Members given replace those that were; the others stay."""
+    replaces_config: bool = False
+    """True (OCI): ``config`` replaces what was; False (Fn): it is merged into it."""
+    expect: Callable[[App], None] | None = None
+    """Called with the app before it is changed; what it raises stops the change (OCI's if-match)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +44,11 @@ class FunctionChange:
     name: str = ""
     app_id: str = ""
     image: str = ""
+    digest: str = ""
+    """Of the bundle; empty: what ``image`` points at now."""
+    handler: str | None = None
+    runtime: str | None = None
+    source: Mapping[str, str] | None = None
     memory_mib: int = 0
     timeout_s: int = 0
     idle_timeout_s: int = 0
@@ -39,6 +56,12 @@ class FunctionChange:
     annotations: Mapping[str, Any] | None = None
     pcu_count: int | None = None
     """Provisioned concurrency; 0: strategy NONE."""
+    freeform_tags: Mapping[str, str] | None = None
+    defined_tags: Mapping[str, Mapping[str, Any]] | None = None
+    replaces_config: bool = False
+    """As for apps."""
+    expect: Callable[[Function], None] | None = None
+    """As for apps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +78,11 @@ class TriggerChange:
     created_at: int = 0
     """Not zero on create is an error, as Fn has it."""
     updated_at: int = 0
+
+
+def given(**members: Any) -> dict[str, Any]:
+    """Those of the members that are not None: what a change mentions."""
+    return {name: value for name, value in members.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from daemon.core.policy import check_pcu
 from daemon.errors import BadRequest, Conflict, NotFound, StokerError
@@ -19,7 +20,7 @@ from daemon.model import (
 )
 from daemon.registry import rules
 from daemon.registry.apps import Apps
-from daemon.registry.changes import FunctionChange, Page
+from daemon.registry.changes import FunctionChange, Page, given
 from daemon.store import records
 
 
@@ -58,6 +59,19 @@ class Functions(Apps):
           BadRequest, NotFound, Conflict, InvalidFunction, DeployFailed: a rule is broken; no such app; the name is
             taken; required config is missing; the canary did not become ready. Nothing is stored then.
         """
+        new = self._new_function(change)
+        async with self._one_at_a_time(new.app_id, new.name):
+            app, new = self._admitted(new)
+            with self._promise(new, None):
+                new = await self._resolved(app, new, anew=not change.digest)
+                try:
+                    return await self._deploys.deploy(app, new, None)
+                except StokerError:  # its reply has the traceback; without a function the row says nothing to anybody
+                    await self._database.write(lambda conn: records.forget_versions(conn, new.id))
+                    raise
+
+    def _new_function(self, change: FunctionChange) -> Function:
+        """The function that a change asks for, checked by itself."""
         if change.id:
             raise BadRequest("ID cannot be provided for Fn creation")
         now, function_id = self._now_ms(), self._ids.new()
@@ -66,7 +80,8 @@ class Functions(Apps):
             function_id=function_id,
             number=1,
             image=change.image,
-            digest="",
+            digest=change.digest,
+            **_of_version(change),
             memory_mib=change.memory_mib or MEMORY_MIB_DEFAULT,
             timeout_s=change.timeout_s or TIMEOUT_S_DEFAULT,
             idle_timeout_s=change.idle_timeout_s or IDLE_TIMEOUT_S_DEFAULT,
@@ -82,21 +97,18 @@ class Functions(Apps):
             annotations=annotations,
             created_at=now,
             updated_at=now,
+            **_settings(change),
         )
         rules.check_function(new)
-        new = _with_pcu(new, change, old=None)
-        async with self._one_at_a_time(new.app_id, new.name):
-            app = self.app(new.app_id)
-            if any(other.name == new.name for other in self._catalog.functions_of(app.id)):
-                raise Conflict(records.FUNCTION_EXISTS)
-            new = replace(new, shape=app.shape)
-            with self._promise(new, None):
-                new = await self._resolved(app, new, anew=True)
-                try:
-                    return await self._deploys.deploy(app, new, None)
-                except StokerError:  # its reply has the traceback; without a function the row says nothing to anybody
-                    await self._database.write(lambda conn: records.forget_versions(conn, function_id))
-                    raise
+        return _with_pcu(new, change, old=None)
+
+    def _admitted(self, new: Function) -> tuple[App, Function]:
+        """The app, and the function with what it takes from it, if there is room and its name is free."""
+        app = self.app(new.app_id)
+        if any(other.name == new.name for other in self._catalog.functions_of(app.id)):
+            raise Conflict(records.FUNCTION_EXISTS)
+        rules.check_count("function-count", len(self._catalog.functions), self._counts.function_count_max)
+        return app, replace(new, shape=app.shape)
 
     async def update_function(self, function_id: str, change: FunctionChange) -> Function:
         """Merge the change into the function; deploy a new version if that is what it takes.
@@ -110,11 +122,10 @@ class Functions(Apps):
         async with self._one_at_a_time(known.app_id, known.name):
             old = self.function(function_id)
             app = self.app(old.app_id)
-            new = _merged(old, change)
-            rules.check_function(new)
-            new = _with_pcu(new, change, old=old)
+            new = checked_change(old, change)
             with self._promise(new, old):
-                new = await self._resolved(app, new, anew=bool(change.image) or not old.live.digest)
+                anew = not change.digest and (bool(change.image) or not old.live.digest)
+                new = await self._resolved(app, new, anew=anew)
                 if new == old:
                     return old
                 new = replace(new, updated_at=max(self._now_ms(), old.updated_at))
@@ -152,12 +163,17 @@ class Functions(Apps):
         self.function(function_id)
         return await self._database.read(lambda conn: records.versions(conn, function_id))
 
-    async def delete_function(self, function_id: str) -> None:
+    async def delete_function(self, function_id: str, *, expect: Callable[[Function], None] | None = None) -> None:
         """Delete the function with its versions and triggers.
 
         Raises:
           NotFound: there is none with this id.
         """
+
+        def delete(conn: sqlite3.Connection) -> None:
+            if expect is not None:
+                expect(records.function(conn, function_id))
+            records.delete_function(conn, function_id)
 
         def forget(_: None) -> None:
             self._catalog.drop_function(function_id)
@@ -165,7 +181,7 @@ class Functions(Apps):
 
         known = self.function(function_id)
         async with self._one_at_a_time(known.app_id, known.name):
-            await self._database.write(lambda conn: records.delete_function(conn, function_id), apply=forget)
+            await self._database.write(delete, apply=forget)
 
     async def bundle_pushed(self, image: str) -> list[tuple[Function, StokerError | None]]:
         """A bundle of this name is here now: deploy the functions that were waiting for it. What came of each."""
@@ -267,19 +283,43 @@ class Functions(Apps):
         return sum(mib for function_id, mib in floors.items() if function_id != but)
 
 
+def checked_change(old: Function, change: FunctionChange) -> Function:
+    """The function as it would be, by the rules."""
+    if change.expect is not None:
+        change.expect(old)
+    new = _merged(old, change)
+    rules.check_function(new)
+    return _with_pcu(new, change, old=old)
+
+
+def _of_version(change: FunctionChange) -> dict[str, Any]:
+    """What a version takes as it is."""
+    return given(handler=change.handler, runtime=change.runtime, source=change.source)
+
+
+def _settings(change: FunctionChange) -> dict[str, Any]:
+    """What a function takes as it is."""
+    return given(
+        freeform_tags=change.freeform_tags,
+        defined_tags=change.defined_tags,
+    )
+
+
 def _merged(old: Function, change: FunctionChange) -> Function:
     """The function as it would be; ``name``, ``app_id`` and ``shape`` are silently not changed, as on Fn."""
     annotations = rules.merge_annotations(old.annotations, change.annotations)
     live = replace(
         old.live,
+        **_of_version(change),
         image=change.image or old.live.image,
+        digest=change.digest or old.live.digest,
         memory_mib=change.memory_mib or old.live.memory_mib,
         timeout_s=change.timeout_s or old.live.timeout_s,
         idle_timeout_s=change.idle_timeout_s or old.live.idle_timeout_s,
-        config=rules.merge_config(old.live.config, change.config),
+        config=rules.new_config(old.live.config, change.config, replaces=change.replaces_config),
         start=rules.start_of(annotations),
     )
-    return replace(old, live=live, annotations=annotations)
+    return replace(old, live=live, annotations=annotations, **_settings(change))
 
 
 def _with_pcu(new: Function, change: FunctionChange, *, old: Function | None) -> Function:

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from daemon.errors import BadRequest, InvalidFunction
+from daemon.errors import BadRequest, InvalidFunction, LimitExceeded
 from daemon.model import App, Function, Trigger
 
 NAME_BYTES_MAX = 255
@@ -167,6 +167,19 @@ def check_expected(expects: tuple[str, ...], app: Mapping[str, str], function: M
             f"function {name} needs config {', '.join(missing)}: func.yaml's expects.config says required; "
             "set it on the function or its app"
         )
+
+
+def check_count(name: str, count: int, highest: int) -> None:
+    """Raise LimitExceeded if one more of what there are ``count`` would be more than the service limit ``name``."""
+    if count >= highest:
+        raise LimitExceeded(f"service limit {name} reached: {count} of {highest} are in use, 1 more was asked for")
+
+
+def new_config(old: Mapping[str, str], change: Mapping[str, str] | None, *, replaces: bool) -> Mapping[str, str]:
+    """The configuration after a change: OCI's way (``replaces``) or Fn's."""
+    if not replaces:
+        return merge_config(old, change)
+    return old if change is None else dict(change)
 
 
 def merge_config(old: Mapping[str, str], change: Mapping[str, str] | None) -> Mapping[str, str]:

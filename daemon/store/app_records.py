@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from daemon.errors import NotFound
+from daemon.errors import Conflict, NotFound
 from daemon.model import App, Compartment
 from daemon.store.shared import APP_NOT_FOUND, COMPARTMENT_NOT_FOUND, constraints, json_map
 
@@ -57,11 +57,12 @@ def insert_app(conn: Connection, app: App) -> None:
     with constraints(COMPARTMENT_NOT_FOUND):
         conn.execute(
             "INSERT INTO apps"
-            " (id, name, compartment_id, config, annotations, syslog_url, shape, created_at, updated_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " (id, name, compartment_id, config, annotations, syslog_url, shape, freeform_tags, defined_tags,"
+            " log_format, cloud, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 app.id, app.name, app.compartment_id or None, json_map(app.config), json_map(app.annotations),
-                app.syslog_url, app.shape, app.created_at, app.updated_at,
+                app.syslog_url, app.shape, json_map(app.freeform_tags), json_map(app.defined_tags), app.log_format,
+                json_map(app.cloud), app.created_at, app.updated_at,
             ),
         )  # fmt: skip
 
@@ -74,22 +75,26 @@ def update_app(conn: Connection, app: App) -> None:
     """
     with constraints(COMPARTMENT_NOT_FOUND):
         conn.execute(
-            "UPDATE apps SET compartment_id = ?, config = ?, annotations = ?, syslog_url = ?, updated_at = ?"
-            " WHERE id = ?",
+            "UPDATE apps SET compartment_id = ?, config = ?, annotations = ?, syslog_url = ?, freeform_tags = ?,"
+            " defined_tags = ?, log_format = ?, cloud = ?, updated_at = ? WHERE id = ?",
             (
                 app.compartment_id or None, json_map(app.config), json_map(app.annotations), app.syslog_url,
+                json_map(app.freeform_tags), json_map(app.defined_tags), app.log_format, json_map(app.cloud),
                 app.updated_at, app.id,
             ),
         )  # fmt: skip
 
 
-def delete_app(conn: Connection, app_id: str) -> list[str]:
+def delete_app(conn: Connection, app_id: str, *, only_empty: bool = False) -> list[str]:
     """Delete an app with its functions, versions and triggers; the ids of the functions.
 
     Raises:
       NotFound: there is none with this id.
+      Conflict: ``only_empty``, and it has functions.
     """
     ids = [row[0] for row in conn.execute("SELECT id FROM functions WHERE app_id = ?", (app_id,))]
+    if only_empty and ids:
+        raise Conflict(f"the application has {len(ids)} function{'s' * (len(ids) > 1)}: delete them first")
     conn.execute("DELETE FROM versions WHERE function_id IN (SELECT id FROM functions WHERE app_id = ?)", (app_id,))
     if not conn.execute("DELETE FROM apps WHERE id = ?", (app_id,)).rowcount:
         raise NotFound(APP_NOT_FOUND)
@@ -105,6 +110,10 @@ def _app(row: Row) -> App:
         annotations=json.loads(row["annotations"]),
         syslog_url=row["syslog_url"],
         shape=row["shape"],
+        freeform_tags=json.loads(row["freeform_tags"]),
+        defined_tags=json.loads(row["defined_tags"]),
+        log_format=row["log_format"],
+        cloud=json.loads(row["cloud"]),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
     )

@@ -182,5 +182,34 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT
         """,
     ),
+    (  # what the OCI API knows beyond the Fn API
+        "ALTER TABLE apps ADD COLUMN freeform_tags TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE apps ADD COLUMN defined_tags TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE apps ADD COLUMN log_format TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE apps ADD COLUMN cloud TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE functions ADD COLUMN state TEXT NOT NULL DEFAULT 'active'",
+        "ALTER TABLE functions ADD COLUMN state_error TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE functions ADD COLUMN freeform_tags TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE functions ADD COLUMN defined_tags TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE versions ADD COLUMN handler TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE versions ADD COLUMN runtime TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE versions ADD COLUMN source TEXT NOT NULL DEFAULT '{}'",
+        """
+        CREATE TABLE work_requests (
+            id TEXT PRIMARY KEY,
+            operation TEXT NOT NULL,
+            status TEXT NOT NULL,
+            compartment_id TEXT NOT NULL,
+            resource_type TEXT NOT NULL,
+            resource_id TEXT NOT NULL,
+            errors TEXT NOT NULL,
+            logs TEXT NOT NULL,
+            accepted_at INTEGER NOT NULL,
+            started_at INTEGER NOT NULL,
+            finished_at INTEGER NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX work_requests_by_resource ON work_requests (resource_id)",
+    ),
 )
 """Migration n (from 1) brings a database of version n - 1 to version n (``PRAGMA user_version``)."""

@@ -307,7 +307,7 @@ def test_the_file_is_what_the_schema_says() -> None:
     conn.close()
     assert names == [
         "api_keys", "apps", "audit", "bearer_tokens", "bundles", "compartments", "functions", "groups", "members",
-        "policies", "refs", "triggers", "users", "versions",
+        "policies", "refs", "triggers", "users", "versions", "work_requests",
     ]  # fmt: skip
 
 
