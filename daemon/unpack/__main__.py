@@ -7,8 +7,8 @@ The result is one line of JSON on stdout: ``{"ok": true, "files": n, "unpacked_b
 ``{"ok": false, "reason": text, "member": name, "too_large": bool}``, or ``{"ok": false, "os_error": text}`` when the
 disk is to blame. What was written before a refusal is removed by the caller, who owns the directory.
 
-The archive is hostile, and so, in case of a mistake in here, is this process: it runs in a process group of its own with an
-empty environment, resource limits, and (where the kernel has Landlock) no right to touch anything but TARGET_FD.
+The archive is hostile, and so, in case of a mistake in here, is this process: it runs in a process group of its own
+with an empty environment, resource limits, and (where the kernel has Landlock) no right to touch more than TARGET_FD.
 """
 
 from __future__ import annotations
