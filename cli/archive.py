@@ -103,8 +103,7 @@ def write(
 ) -> tuple[str, int, int]:
     """Put segments together to one archive; its SHA-256, its bytes and the sum of its files' bytes.
 
-    ``segments``: each with a file that stands at its begin and is exactly its records. ``progress`` is told
-    the bytes written.
+    ``segments``: each with a file that stands at its begin. ``progress`` is told the bytes written.
     """
     digest = hashlib.sha256()
     written = 0
@@ -118,9 +117,10 @@ def write(
 
     placed: list[tuple[Member, int]] = []
     for source, members in segments:
-        start = written
-        while data := source.read(COPY_BYTES):
+        start, left = written, records_bytes(members)
+        while left and (data := source.read(min(left, COPY_BYTES))):
             put(data)
+            left -= len(data)
         placed += [(member, start + member.offset) for member in members]
     placed.sort(key=lambda pair: pair[0].name.encode())
     start = written
@@ -130,6 +130,11 @@ def write(
         raise ArchiveError(f"more than {MEMBERS_MAX} files or {BYTES_MAX // 2**20} MiB")
     put(_END.pack(b"PK\5\6", 0, 0, len(placed), len(placed), written - start, start, 0))
     return digest.hexdigest(), written, sum(member.size for member, _ in placed)
+
+
+def records_bytes(members: Iterable[Member]) -> int:
+    """How long a segment's local records are, back to back."""
+    return sum(_LOCAL.size + len(member.name.encode()) + member.packed for member in members)
 
 
 def _encoded(name: str) -> tuple[bytes, int]:

@@ -20,6 +20,8 @@ from cli.ignore import FILE_NAME, Ignore
 from cli.output import count, short_digest, size
 from cli.steps import Steps
 
+LAYER_FILE = "python.layer"
+"""Names the layer in a bundle that has its dependencies there."""
 DEPTH_MAX = 32
 """Deepest path that the daemon takes, too."""
 
@@ -35,6 +37,8 @@ class Bundle:
     unpacked_bytes: int
     files: int
     dependencies_cached: bool
+    layer: deps.Dependencies | None = None
+    """The dependencies, when they are not in the bundle but go to the daemon on their own."""
 
 
 @dataclass(slots=True)
@@ -55,10 +59,12 @@ def build(
     *,
     refresh: bool = False,
     python: interpreters.Interpreter | None = None,
+    layered: bool = False,
 ) -> Bundle:
     """Make the bundle of ``directory`` at ``output``, which appears whole or not at all.
 
     ``python``: what the dependencies are for, when the daemon has said it; else the runtime's is looked for here.
+    ``layered``: the bundle only names the layer that its dependencies are; see `cli.push`.
 
     Raises:
       CliError: something cannot be bundled, or the dependencies cannot be installed.
@@ -70,7 +76,7 @@ def build(
     with steps.step("bundle") as step:
         source = collect(directory)
         try:
-            bundle = _assemble(source, resolved, output)
+            bundle = _assemble(source, resolved, output, layered=layered)
         except ArchiveError as exc:
             raise CliError(f"cannot bundle {directory}: {exc}", hint=f"name what to leave out in {FILE_NAME}") from exc
         except FileNotFoundError as exc:
@@ -81,12 +87,16 @@ def build(
     return bundle
 
 
-def _assemble(source: Source, resolved: deps.Dependencies | None, output: Path) -> Bundle:
+def _assemble(source: Source, resolved: deps.Dependencies | None, output: Path, *, layered: bool) -> Bundle:
+    layer = resolved if layered else None
+    inside = resolved if not layered else None
     with tempfile.TemporaryFile() as own:
         segment = Segment(own)
         for name, path in source.files:
             data, mode = (b"", 0) if name.endswith("/") else _read(path)
             segment.add(f"function/{name}", data, executable=bool(mode & 0o100))
+        if layer is not None:
+            segment.add(LAYER_FILE, f"{layer.digest}\n".encode())
         own.seek(0)
         segments: list[tuple[BinaryIO, list[Member]]] = [(own, segment.members)]
         try:
@@ -95,17 +105,17 @@ def _assemble(source: Source, resolved: deps.Dependencies | None, output: Path) 
             raise CliError(f"cannot write {output}: {exc.strerror}") from exc
         try:
             with open(number, "wb") as target:
-                if resolved is None:
+                if inside is None:
                     digest, packed, unpacked = write(target, segments)
                 else:
-                    with open(resolved.segment, "rb") as file:
-                        digest, packed, unpacked = write(target, [*segments, (file, resolved.members)])
+                    with open(inside.layer, "rb") as file:
+                        digest, packed, unpacked = write(target, [*segments, (file, inside.members)])
             os.chmod(partial, 0o644)
             os.replace(partial, output)
         except BaseException:
             os.unlink(partial)
             raise
-    files = sum(not m.name.endswith("/") for m in [*segment.members, *(resolved.members if resolved else ())])
+    files = sum(not m.name.endswith("/") for m in [*segment.members, *(inside.members if inside else ())])
     return Bundle(
         path=output,
         digest=f"sha256:{digest}",
@@ -113,6 +123,7 @@ def _assemble(source: Source, resolved: deps.Dependencies | None, output: Path) 
         unpacked_bytes=unpacked,
         files=files,
         dependencies_cached=resolved is None or resolved.cached,
+        layer=layer,
     )
 
 

@@ -1,6 +1,6 @@
 """A function's dependencies: resolved by uv or pip into ``python/``, compressed once, kept by what decides them.
 
-The cache, ``$XDG_CACHE_HOME/stoker/deps/KEY/``, holds a segment of a bundle (see ``archive``) and its index. KEY is the
+The cache, ``$XDG_CACHE_HOME/stoker/deps/KEY/``, holds them as an archive, the *layer*, and its index. KEY is the
 SHA-256 of the requirements with all they include, the constraints, local files, Python version, platform and package
 indexes. An entry appears whole (rename) and is never changed; the ones longest unused go when the size bound is passed.
 """
@@ -19,19 +19,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cli.archive import ArchiveError, Member, Segment
+from cli.archive import ArchiveError, Member, Segment, write
 from cli.errors import CliError
 from cli.interpreters import Interpreter
 from cli.output import count
 from cli.requirements import Requirements, content_hash
 from cli.steps import Step
 
-FORMAT = 1
-"""Part of the key: raised when the segment's form or what is left out changes."""
+FORMAT = 2
+"""Part of the key: raised when the layer's form or what is left out changes."""
 INSTALL_S = 1800.0
 """Longest time for uv or pip; a large package may have to be compiled."""
 TAIL_LINES = 25
@@ -74,9 +74,11 @@ _LEFT_OUT_FILES = {".lock", "uv_cache.json", "direct_url.json", "REQUESTED"}
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """A ready segment in the cache."""
+    """A ready layer in the cache: an archive that begins with the segment for whole bundles."""
 
-    segment: Path
+    layer: Path
+    digest: str
+    """``sha256:<64 hex>`` of the layer."""
     members: list[Member]
     cached: bool
     installer: str
@@ -85,7 +87,7 @@ class Dependencies:
 def provide(
     requirements: Requirements, python: Interpreter, step: Step, *, refresh: bool = False
 ) -> Dependencies | None:
-    """The segment of these requirements, from the cache or installed now; None when nothing is required.
+    """The layer of these requirements, from the cache or installed now; None when nothing is required.
 
     ``refresh`` resolves again even if it is cached.
 
@@ -112,11 +114,11 @@ def provide(
         raise CliError(f"the cache entry {root / key} cannot be read", hint=f"remove {root} and try again")
     _evict(root, keep=key)
     step.done(f"{_summary(fresh)}, by {installer}")
-    return Dependencies(fresh.segment, fresh.members, False, installer)
+    return replace(fresh, cached=False, installer=installer)
 
 
 def cache_root() -> Path:
-    """Where the segments are kept."""
+    """Where the layers are kept."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "stoker" / "deps"
 
@@ -146,13 +148,13 @@ def _open(entry: Path) -> Dependencies | None:
     """The entry, or None when it is absent or damaged."""
     try:
         index = json.loads((entry / "index.json").read_bytes())
-        if (entry / "segment").stat().st_size != index["bytes"]:
+        if (entry / "layer.zip").stat().st_size != index["bytes"]:
             return None
         members = [Member(*member) for member in index["members"]]
         os.utime(entry)  # the least recently used one goes first
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Dependencies(entry / "segment", members, True, index.get("installer", ""))
+    return Dependencies(entry / "layer.zip", str(index["digest"]), members, True, index.get("installer", ""))
 
 
 def _place(made: Path, entry: Path) -> None:
@@ -168,17 +170,20 @@ def _place(made: Path, entry: Path) -> None:
 def _compress(tree: Path, entry: Path, installer: str) -> None:
     entry.mkdir()
     try:
-        with open(entry / "segment", "wb") as file:
-            segment = Segment(file)
+        with tempfile.TemporaryFile(dir=entry) as records, open(entry / "layer.zip", "wb") as file:
+            segment = Segment(records)
             for name, path in sorted(_files(tree)):
                 mode = path.stat().st_mode
                 segment.add(f"python/{name}", path.read_bytes(), executable=bool(mode & 0o100))
+            records.seek(0)
+            digest, packed, _ = write(file, [(records, segment.members)])
             file.flush()
             os.fsync(file.fileno())
     except ArchiveError as exc:
         raise CliError(f"the dependencies cannot be bundled: {exc}") from exc
     index = {
-        "bytes": segment.length,
+        "bytes": packed,
+        "digest": f"sha256:{digest}",
         "installer": installer,
         "members": [member.to_list() for member in segment.members],
     }

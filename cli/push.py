@@ -11,9 +11,10 @@ import click
 
 from cli import interpreters
 from cli.api import Api, Json, api_error, decode
+from cli.deps import Dependencies
 from cli.errors import ApiError, CliError
 from cli.output import short_digest, size
-from cli.steps import Steps
+from cli.steps import Step, Steps
 from cli.transport import REPLY_S
 
 CHUNK_BYTES = 256 * 1024
@@ -51,8 +52,10 @@ def check_image(image: str) -> None:
         raise click.UsageError(f"{image!r} is not NAME:VERSION, for example hello:0.0.1")
 
 
-def upload(api: Api, path: Path, image: str, digest: str, steps: Steps) -> Json:
+def upload(api: Api, path: Path, image: str, digest: str, steps: Steps, *, layer: Dependencies | None = None) -> Json:
     """Make ``image`` name the bundle at ``path``; its bytes are only sent when the daemon has not got them.
+
+    ``layer``: the dependencies that the bundle names; they are sent first, when the daemon has not got these.
 
     Raises:
       CliError: it is refused, or cannot be read.
@@ -68,27 +71,46 @@ def upload(api: Api, path: Path, image: str, digest: str, steps: Steps) -> Json:
         else:
             step.done(f"{image} is {short_digest(digest)}, which the daemon has")
             return known if isinstance(known, dict) else {}
-        length = path.stat().st_size
-        step.status(f"sending {size(length)}", total=length if length >= BAR_BYTES else None)
+        sent = 0
+        if layer is not None and not _has_layer(api, layer):
+            _, sent = _send(api, layer.layer, f"/stoker/v1/layers/{layer.digest}", layer.digest, "dependencies", step)
+        answer, length = _send(api, path, target, digest, "bundle", step)
+        step.done(f"{image} is {short_digest(digest)}, {size(sent + length)} sent")
+    return answer
 
-        def chunks() -> Iterator[bytes]:
-            with open(path, "rb") as file:
-                while data := file.read(CHUNK_BYTES):
-                    yield data
-                    step.advance(len(data))
-            step.status("unpacking")
 
-        headers = [
-            ("Content-Type", "application/zip"),
-            ("Accept", "application/json"),
-            ("X-Content-Sha256", digest.removeprefix("sha256:")),
-        ]
-        reply = api.transport.request("PUT", target, headers=headers, body=chunks(), length=length, timeout_s=REPLY_S)
-        if reply.status >= 400:
-            raise api_error(reply, prefix="the daemon refused the bundle: ")
-        answer = decode(reply, f"PUT {target}")
-        step.done(f"{image} is {short_digest(digest)}, {size(length)} sent")
-    return answer if isinstance(answer, dict) else {}
+def _has_layer(api: Api, layer: Dependencies) -> bool:
+    try:
+        api.call("GET", f"/stoker/v1/layers/{layer.digest}")
+    except ApiError as exc:
+        if exc.status != 404:
+            raise
+        return False
+    return True
+
+
+def _send(api: Api, path: Path, target: str, digest: str, what: str, step: Step) -> tuple[Json, int]:
+    """PUT a file; the reply and how long the file was."""
+    length = path.stat().st_size
+    step.status(f"sending {what}, {size(length)}", total=length if length >= BAR_BYTES else None)
+
+    def chunks() -> Iterator[bytes]:
+        with open(path, "rb") as file:
+            while data := file.read(CHUNK_BYTES):
+                yield data
+                step.advance(len(data))
+        step.status("unpacking")
+
+    headers = [
+        ("Content-Type", "application/zip"),
+        ("Accept", "application/json"),
+        ("X-Content-Sha256", digest.removeprefix("sha256:")),
+    ]
+    reply = api.transport.request("PUT", target, headers=headers, body=chunks(), length=length, timeout_s=REPLY_S)
+    if reply.status >= 400:
+        raise api_error(reply, prefix=f"the daemon refused the {what}: ")
+    answer = decode(reply, f"PUT {target}")
+    return (answer if isinstance(answer, dict) else {}), length
 
 
 def _file_digest(path: Path) -> str:

@@ -1,9 +1,13 @@
 """The store of bundles: uploads, checks, unpacks once, names by SHA-256.
 
 ``<root>/sha256/<hex>/`` holds ``function/`` and perhaps ``python/`` and ``resources/`` of one bundle, and
-``.bundle.json`` with what was found in it. It appears by one rename when all of it is on the disk, and never changes
-after. What is on its way has a name that ends in ``.partial``, here and in ``<root>/spool/``; such names are removed at
-the next start. The archive is hostile: it is read by `daemon.unpack`, a program in a confined child process.
+``.bundle.json`` with what was found in it. A *layer* is a bundle that holds ``python/`` alone: the dependencies that
+many bundles, above all the versions of one function, have in common. A bundle names its layer in the file
+``python.layer`` and gets a link ``python`` to the layer's.
+
+A bundle appears by one rename when all of it is on the disk, and never changes after. What is on its way has a name
+that ends in ``.partial``, here and in ``<root>/spool/``; such names are removed at the next start. The archive is
+hostile: it is read by `daemon.unpack`, a program in a confined child process.
 """
 
 from __future__ import annotations
@@ -24,14 +28,16 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from daemon import config
-from daemon.errors import InternalError, InvalidFunction, RequestTooLarge
+from daemon.errors import InternalError, InvalidFunction, LayerMissing, RequestTooLarge
 from daemon.funcfile import settings_of
 from daemon.model import Bundle
-from daemon.tmpdirs import remove_tree
+from daemon.tmpdirs import forget_bundle
+from daemon.unpack.rules import LAYER_FILE
 
 __all__ = ["BundleStore", "Spool"]
 
@@ -45,6 +51,8 @@ SPOOL_BUFFER_BYTES = 2**20
 UNNAMED_S = 600.0
 """How long a bundle may be there before something names it: the time between an upload and the deploy that uses it."""
 METADATA = ".bundle.json"
+LAYER = "layer"
+"""Stands for the runtime of a layer, which cannot run."""
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -108,11 +116,11 @@ class BundleStore:
     """All bundles of a node. Its directories are made at the first use."""
 
     def __init__(
-        self, root: Path, limits: config.Bundles, *, caches: Path | None = None, interpreter: str = sys.executable
+        self, root: Path, limits: config.Bundles, *, run_dir: Path | None = None, interpreter: str = sys.executable
     ) -> None:
-        """``caches``: where directories named like the bundles' go with them (`daemon.tmpdirs.pycache`)."""
+        """``run_dir``: where compiled modules are, which go with their bundle (`daemon.tmpdirs.pycache`)."""
         self._root = root
-        self._caches = caches
+        self._run_dir = run_dir
         self._limits = limits
         self._interpreter = interpreter
         self._bundles = root / "sha256"
@@ -149,13 +157,14 @@ class BundleStore:
         finally:
             self._active.discard(name)
 
-    async def ingest(self, source: Spool | Path, *, handler_file: str = "") -> Bundle:
-        """Check the archive and unpack it, unless it is there already. Idempotent.
+    async def ingest(self, source: Spool | Path, *, handler_file: str = "", layer: bool = False) -> Bundle:
+        """Check the archive and unpack it, unless it is there already. Idempotent. ``layer``: it must be one.
 
         ``handler_file`` (relative to ``function/``) must be in it, else the one that its func.yaml names.
 
         Raises:
           InvalidFunction, RequestTooLarge: it breaks a rule; the text names the member. Nothing is left of it.
+          LayerMissing: the layer that it names is not here.
           InternalError: the disk is full or broken.
         """
         if isinstance(source, Spool):
@@ -171,11 +180,13 @@ class BundleStore:
         try:
             found = await trio.to_thread.run_sync(self._load, digest)
             if found is not None:
+                if layer != (found.runtime == LAYER):
+                    raise InvalidFunction(f"{digest} is {'not ' if layer else ''}a layer")
                 if handler_file:
                     await trio.to_thread.run_sync(_check_handler, self.directory(digest), handler_file)
                 return found
             async with self._turns:
-                return await self._unpack(path, digest, size, handler_file)
+                return await self._unpack(path, digest, size, handler_file, layer=layer)
         finally:
             self._running.pop(digest).set()
 
@@ -183,22 +194,27 @@ class BundleStore:
         """Whether the bundle is on the disk. If so, no `sweep` takes it for `UNNAMED_S`: time to name it."""
         with self._lock:
             self._fresh[digest] = time.monotonic()
-        return (self.directory(digest) / METADATA).is_file()
+        return self._load(digest) is not None
+
+    def hold_layer(self, digest: str) -> bool:
+        """The same for a layer."""
+        return self.hold(digest) and _read_metadata(self.directory(digest)).get("runtime") == LAYER
 
     def _load(self, digest: str) -> Bundle | None:
         try:
-            fields = json.loads((self.directory(digest) / METADATA).read_bytes())
-            return Bundle(**{**fields, "expects": tuple(fields["expects"])})
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            fields = _read_metadata(self.directory(digest))
+            found = Bundle(**{**fields, "expects": tuple(fields["expects"])})
+        except (KeyError, TypeError):
             return None
+        return found if not found.layer or self.hold_layer(found.layer) else None
 
-    async def _unpack(self, path: Path, digest: str, size: int, handler_file: str) -> Bundle:
+    async def _unpack(self, path: Path, digest: str, size: int, handler_file: str, *, layer: bool) -> Bundle:
         final = self.directory(digest)
         target = final.with_name(f"{final.name}.{secrets.token_hex(4)}.partial")
         self._active.add(target.name)
         try:
             await trio.to_thread.run_sync(_make_directory, target)
-            report = await self._run_child(path, target)
+            report = await self._run_child(path, target, layer=layer)
             bundle = partial(
                 Bundle,
                 digest=digest,
@@ -207,7 +223,7 @@ class BundleStore:
                 files=report["files"],
                 created_at=time.time_ns() // 1_000_000,
             )
-            return await trio.to_thread.run_sync(_complete, bundle, target, final, handler_file)
+            return await trio.to_thread.run_sync(self._complete, bundle, target, final, handler_file, layer)
         except OSError as exc:
             raise InternalError("cannot store bundle", detail=str(exc)) from exc
         finally:
@@ -215,7 +231,7 @@ class BundleStore:
                 await trio.to_thread.run_sync(partial(shutil.rmtree, target, ignore_errors=True))
             self._active.discard(target.name)
 
-    async def _run_child(self, archive: Path, target: Path) -> dict[str, int]:
+    async def _run_child(self, archive: Path, target: Path, *, layer: bool) -> dict[str, int]:
         """Run the unpacking program on the archive; its report."""
         limits = self._limits
         numbers = {
@@ -224,6 +240,7 @@ class BundleStore:
             "ratio_max": limits.ratio_max,
             "depth_max": limits.depth_max,
             "path_bytes_max": limits.path_bytes_max,
+            "layer": layer,
             "cpu_s": math.ceil(limits.unpack_s),
         }
         archive_fd = os.open(archive, os.O_RDONLY | os.O_CLOEXEC)
@@ -256,6 +273,39 @@ class BundleStore:
         error = RequestTooLarge if report["too_large"] else InvalidFunction
         raise error(f"cannot unpack bundle: {member}{report['reason']}")
 
+    def _complete(self, bundle: partial[Bundle], target: Path, final: Path, handler_file: str, layer: bool) -> Bundle:
+        """Read func.yaml, write down what the bundle is, and let it appear under its name. Blocks."""
+        made = bundle(**_settings(target, handler_file, layer=layer), layer=self._link_layer(target))
+        fd = os.open(target / METADATA, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with os.fdopen(fd, "w") as file:
+            json.dump(asdict(made), file)
+            file.flush()
+            os.fsync(fd)
+        target.chmod(0o755)
+        _fsync_directory(target)
+        if final.is_dir():  # `_load` refused it: somebody damaged it
+            final.rename(target.with_name(f"{final.name}.{secrets.token_hex(4)}.partial"))
+        target.rename(final)
+        _fsync_directory(final.parent)
+        return made
+
+    def _link_layer(self, target: Path) -> str:
+        """Link the layer that the bundle names, if any, as its ``python``; the layer's digest or an empty string.
+
+        Raises:
+          InvalidFunction, LayerMissing
+        """
+        try:
+            digest = (target / LAYER_FILE).read_bytes().decode("ascii", "replace").strip()
+        except FileNotFoundError:
+            return ""
+        if DIGEST.fullmatch(digest) is None:
+            raise InvalidFunction(f"{LAYER_FILE}: must be sha256: and 64 hexadecimal digits, not {digest!r}")
+        if not self.hold_layer(digest):
+            raise LayerMissing(f"no layer {digest} on this node")
+        (target / "python").symlink_to(os.path.join("..", digest.removeprefix("sha256:"), "python"))
+        return digest
+
     def sweep(self, keep: set[str], *, unnamed_s: float = UNNAMED_S) -> list[str]:
         """Remove what was left half done, and every bundle not in ``keep``; returns the digests removed. Blocks.
 
@@ -263,9 +313,13 @@ class BundleStore:
         """
         removed = []
         self.sweep_partial()
-        for path in _listing(self._bundles):
-            digest = f"sha256:{path.name}"
-            if not DIGEST.fullmatch(digest) or digest in keep:
+        paths = {f"sha256:{path.name}": path for path in _listing(self._bundles)}
+        bundles = {digest: path for digest, path in paths.items() if DIGEST.fullmatch(digest)}
+        with self._lock:
+            fresh = {digest for digest, at in self._fresh.items() if time.monotonic() - at < unnamed_s}
+        layers = {_read_metadata(bundles[digest]).get("layer") for digest in (keep | fresh) & bundles.keys()}
+        for digest, path in bundles.items():
+            if digest in keep or digest in layers:
                 continue
             doomed = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
             with self._lock:
@@ -274,8 +328,8 @@ class BundleStore:
                 self._fresh.pop(digest, None)
                 path.rename(doomed)  # gone for everybody at once; the files follow
             shutil.rmtree(doomed)
-            if self._caches is not None:
-                remove_tree(str(self._caches / path.name))
+            if self._run_dir is not None:
+                forget_bundle(self._run_dir, str(path))
             removed.append(digest)
         return removed
 
@@ -326,29 +380,32 @@ def _make_directory(path: Path) -> None:
     path.mkdir(mode=0o700)
 
 
+def _settings(target: Path, handler_file: str, *, layer: bool) -> dict[str, Any]:
+    """What func.yaml says about how to run the bundle.
+
+    Raises:
+      InvalidFunction: the handler is not there, or func.yaml cannot be used.
+    """
+    if layer:
+        return {"runtime": LAYER, "handler_file": "", "handler_name": ""}
+    settings = settings_of(target / "function")
+    _check_handler(target, handler_file or settings.handler_file)
+    return asdict(settings)
+
+
 def _check_handler(directory: Path, handler_file: str) -> None:
     handler = directory / "function" / handler_file
     if handler.is_symlink() or not handler.is_file():
         raise InvalidFunction(f"cannot use bundle: function/{handler_file} is not in it: the handler's file goes there")
 
 
-def _complete(bundle: partial[Bundle], target: Path, final: Path, handler_file: str) -> Bundle:
-    """Read func.yaml, write down what the bundle is, and let it appear under its name. Blocks."""
-    settings = settings_of(target / "function")
-    _check_handler(target, handler_file or settings.handler_file)
-    made = bundle(**asdict(settings))
-    fd = os.open(target / METADATA, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    with os.fdopen(fd, "w") as file:
-        json.dump(asdict(made), file)
-        file.flush()
-        os.fsync(fd)
-    target.chmod(0o755)
-    _fsync_directory(target)
-    if final.is_dir():  # `_load` refused it: somebody damaged it
-        final.rename(target.with_name(f"{final.name}.{secrets.token_hex(4)}.partial"))
-    target.rename(final)
-    _fsync_directory(final.parent)
-    return made
+def _read_metadata(directory: Path) -> dict[str, Any]:
+    """What was written down about a bundle; empty when it is not there or damaged."""
+    try:
+        fields = json.loads((directory / METADATA).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _fsync_directory(path: Path) -> None:

@@ -5,7 +5,7 @@ The tree (the parents are abstract and refuse to be raised)::
     StokerError
     ├── CallerError            the client asked for something wrong
     │   ├── BadRequest (with LimitExceeded)  Forbidden  NotFound  MethodNotAllowed  Conflict  RequestTimeout
-    │   ├── RequestTooLarge  HeadersTooLarge  InvalidFunction
+    │   ├── RequestTooLarge  HeadersTooLarge  InvalidFunction  LayerMissing
     ├── FunctionError          the function, its code or its settings
     │   ├── FunctionFailed     the handler raised; the instance goes on
     │   ├── HandlerTimeout     the handler itself answered 504; the instance goes on
@@ -127,6 +127,12 @@ class InvalidFunction(CallerError):
     """The bundle or its func.yaml breaks a rule."""
 
     code, default_message = "invalid-function", "invalid function"
+
+
+class LayerMissing(CallerError):
+    """A bundle names a layer of dependencies that is not on this node: it has to be uploaded first."""
+
+    status, code, oci_code, default_message = 409, "layer-missing", "IncorrectState", "layer missing"
 
 
 class FunctionError(StokerError):

@@ -1,12 +1,17 @@
-"""Clears away what nobody needs any more: logs and series of deleted functions, bundles that nothing points at."""
+"""Clears away what nobody needs any more.
+
+Logs, series and compiled modules of deleted functions, bundles that nothing points at.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import Any, NoReturn
 
 import trio
 
+from daemon import tmpdirs
 from daemon.bundles import BundleStore
 from daemon.logs import LogBook
 from daemon.metrics import Metrics
@@ -33,12 +38,13 @@ class Janitor:
     """One task that clears away, at its own pace; see `run`."""
 
     def __init__(
-        self, database: Database, bundles: BundleStore, log_book: LogBook, metrics: Metrics, *, log: Any
+        self, database: Database, bundles: BundleStore, log_book: LogBook, metrics: Metrics, *, run_dir: Path, log: Any
     ) -> None:
         self._database = database
         self._bundles = bundles
         self._log_book = log_book
         self._metrics = metrics
+        self._run_dir = run_dir
         self._log = log
         self._forgotten: set[str] = set()
         self._wake = trio.Event()
@@ -59,7 +65,9 @@ class Janitor:
             self._wake = trio.Event()
             try:
                 while self._forgotten:
-                    await self._log_book.remove(self._forgotten.pop())
+                    function_id = self._forgotten.pop()
+                    await self._log_book.remove(function_id)
+                    await trio.to_thread.run_sync(tmpdirs.forget_function, self._run_dir, function_id)
                 if trio.current_time() >= due_s:
                     due_s = trio.current_time() + SWEEP_S
                     if gone := await collect_bundles(self._database, self._bundles):

@@ -209,6 +209,8 @@ class Bundle:
     handler_name: str = "handler"
     expects: tuple[str, ...] = ()
     """Config keys that func.yaml's ``expects.config`` marks as required."""
+    layer: str = ""
+    """Digest of the layer that holds its dependencies; empty: they are inside, or there are none."""
     created_at: int = 0
 
 

@@ -76,7 +76,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
     catalog = Catalog()
     await database.write(records.sweep_building)
     await database.read(lambda conn: records.fill_catalog(conn, catalog))
-    bundles = BundleStore(config.data / "bundles", config.bundles, caches=config.data / "run" / "pycache")
+    bundles = BundleStore(config.data / "bundles", config.bundles, run_dir=config.data / "run")
     await trio.to_thread.run_sync(bundles.sweep_partial)
     ids, metrics = Ids(), Metrics()
     scheduler = Scheduler(limits, jitter=random.random)
@@ -88,7 +88,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
         supervisor = Supervisor(scheduler, launcher, limits=limits, log_book=log_book, log=log)
         launcher.on_template_gone = supervisor.template_gone
         invoker = Invoker(catalog, supervisor, metrics, log=log)
-        janitor = Janitor(database, bundles, log_book, metrics, log=log)
+        janitor = Janitor(database, bundles, log_book, metrics, run_dir=config.data / "run", log=log)
         deployer = Deployer(
             database, catalog, bundles, supervisor, limits=limits, interpreters=interpreters.path_of,
             on_forget=janitor.forget, log=log,

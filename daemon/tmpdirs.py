@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 PYCACHES_MAX = 256
-"""Bundles whose compiled modules are kept over a restart of the daemon."""
+"""Functions whose compiled modules are kept over a restart of the daemon."""
 
 
 def prepare(run_dir: Path) -> None:
@@ -30,11 +30,30 @@ def make(run_dir: Path, name: str) -> str:
     return path
 
 
-def pycache(run_dir: Path, bundle_dir: str) -> str:
-    """Where the compiled modules of a bundle go: one directory each, since bundles trust each other with nothing."""
-    path = os.path.join(run_dir, "pycache", os.path.basename(bundle_dir))
+def pycache(run_dir: Path, function_id: str) -> str:
+    """Where a function's compiled modules go: one directory each, since functions trust each other with nothing.
+
+    Its versions share it: what one of them compiled of their common dependencies the next one finds.
+    """
+    path = os.path.join(run_dir, "pycache", function_id)
     os.makedirs(path, 0o700, exist_ok=True)
     return path
+
+
+def forget_function(run_dir: Path, function_id: str) -> None:
+    """Remove the compiled modules of a deleted function. Blocks."""
+    remove_tree(os.path.join(run_dir, "pycache", function_id))
+
+
+def forget_bundle(run_dir: Path, bundle_dir: str) -> None:
+    """Remove what any function compiled of a bundle (or layer) that is gone from ``bundle_dir``. Blocks."""
+    try:
+        functions = os.listdir(os.path.join(run_dir, "pycache"))
+    except FileNotFoundError:
+        return
+    for function_id in functions:
+        # sys.pycache_prefix: the source's whole path below the prefix
+        remove_tree(os.path.join(run_dir, "pycache", function_id, bundle_dir.lstrip("/")))
 
 
 async def remove(path: str) -> None:

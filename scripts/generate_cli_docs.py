@@ -49,7 +49,8 @@ error. Tables are for people; scripts use `--output json` or `--output yaml`, be
 All files of the directory under `function/`, but for `.git`, `.hg`, `.svn`, `__pycache__`, `*.pyc`, `*.pyo`, `.venv`,
 `.DS_Store`, the caches of mypy, pytest and ruff, and what the patterns of `.fnignore` name (the syntax of `.gitignore`).
 A symbolic link to something inside the directory becomes a copy of it; one that leads out of it is an error. The
-dependencies of `requirements.txt` go under `python/`, without `fdk`: the worker provides it.
+dependencies of `requirements.txt` go under `python/`, without `fdk`: the worker provides it. `stoker deploy` and `stoker push
+DIR` send these as a layer of their own, once; `stoker build` puts them into the bundle.
 
 ## Commands
 """

@@ -166,7 +166,10 @@ PUSHING = """
 ## Pushing a bundle
 
 A bundle is a ZIP with `function/` (the source, with `func.py` and perhaps `func.yaml`), optional `python/` (dependencies, as
-`pip install --target` lays them out) and optional `resources/`.
+`pip install --target` lays them out) and optional `resources/`. Instead of `python/` it may hold the file `python.layer` with
+the digest (`sha256:` and 64 hexadecimal digits) of a layer: a ZIP with `python/` alone, sent to
+`/stoker/v1/layers/{digest}` before, and shared by all bundles that name it. If it is not there, the reply is 409
+`layer-missing`. A layer stays for ten minutes, and then as long as a bundle names it.
 
 ```sh
 curl -T bundle.zip -H 'Content-Type: application/zip' http://127.0.0.1:8080/stoker/v1/bundles/hello:0.0.1

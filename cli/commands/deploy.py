@@ -106,16 +106,18 @@ def push(settings: Settings, source: Path, image: str | None, no_cache: bool) ->
     if image is None and not source.is_dir():
         raise click.UsageError("NAME:VERSION is missing: a ZIP does not say it")
     with tempfile.TemporaryDirectory(prefix="stoker-") as work:
-        path, digest = source, ""
+        path, digest, layer = source, "", None
         if source.is_dir():
             found = _load(source, steps)
             image = image or found.image
             python = daemons_python(settings.api, found.runtime)
-            made = bundle.build(source, found, Path(work) / "bundle.zip", steps, refresh=no_cache, python=python)
-            path, digest = made.path, made.digest
+            made = bundle.build(
+                source, found, Path(work) / "bundle.zip", steps, refresh=no_cache, python=python, layered=True
+            )
+            path, digest, layer = made.path, made.digest, made.layer
         assert image is not None
         check_image(image)
-        reply = upload(settings.api, path, image, digest, steps)
+        reply = upload(settings.api, path, image, digest, steps, layer=layer)
     outcomes = reply.get("deployed") or []
     if not settings.for_people:
         structured({**reply, "steps": steps.finished}, settings.form)
@@ -222,9 +224,11 @@ class _Deployment:
         with tempfile.TemporaryDirectory(prefix="stoker-") as work:
             path = Path(work) / "bundle.zip"
             python = daemons_python(self._api, self._found.runtime)
-            made = bundle.build(self._directory, self._found, path, self._steps, refresh=refresh, python=python)
+            made = bundle.build(
+                self._directory, self._found, path, self._steps, refresh=refresh, python=python, layered=True
+            )
             self._document["bundle"] = _bundle_document(made)
-            upload(self._api, made.path, self._found.image, made.digest, self._steps)
+            upload(self._api, made.path, self._found.image, made.digest, self._steps, layer=made.layer)
         function = self._release(app, existing)
         self._document.update(
             function_id=function["id"],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import trio
 
 from daemon import permissions as perm
-from daemon.bundles import BundleStore
+from daemon.bundles import DIGEST, BundleStore, Spool
 from daemon.errors import BadRequest, NotFound, RequestTooLarge, StokerError
 from daemon.http.views import ApiReply, ApiRequest, Route, rfc3339
 from daemon.janitor import collect_bundles
@@ -60,7 +61,9 @@ async def put_bundle(store: Store, request: ApiRequest) -> ApiReply:
     return ApiReply(body=reply)
 
 
-async def _upload(store: Store, request: ApiRequest, image: str) -> tuple[Bundle, bool]:
+@asynccontextmanager
+async def _received(store: Store, request: ApiRequest) -> AsyncIterator[tuple[Spool, str]]:
+    """The request's body on the disk, and its digest, which is the announced one if one was announced."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > store.bundle_bytes_max:
         raise RequestTooLarge(f"bundle too large: {length} bytes, {store.bundle_bytes_max} allowed")
@@ -81,6 +84,11 @@ async def _upload(store: Store, request: ApiRequest, image: str) -> tuple[Bundle
         digest = await spool.finish()
         if claimed and digest != f"sha256:{claimed}":
             raise BadRequest(f"X-Content-Sha256: {claimed} was announced, but {digest} arrived")
+        yield spool, digest
+
+
+async def _upload(store: Store, request: ApiRequest, image: str) -> tuple[Bundle, bool]:
+    async with _received(store, request) as (spool, digest):
         known = await trio.to_thread.run_sync(store.bundles.hold, digest)
         bundle = await store.bundles.ingest(spool)
     now_ms = time.time_ns() // 1_000_000
@@ -91,6 +99,44 @@ async def _upload(store: Store, request: ApiRequest, image: str) -> tuple[Bundle
 
     await store.database.write(save)
     return bundle, not known
+
+
+async def put_layer(store: Store, request: ApiRequest) -> ApiReply:
+    """PUT /stoker/v1/layers/{digest}: dependencies that bundles have in common; see docs/reference/api.md.
+
+    It stays for ten minutes, and then as long as a bundle names it.
+    """
+    wanted = _layer_digest(request)
+    async with _received(store, request) as (spool, digest):
+        if digest != wanted:
+            raise BadRequest(f"digest: {wanted} was announced, but {digest} arrived")
+        return ApiReply(body=layer_form(await store.bundles.ingest(spool, layer=True)))
+
+
+async def get_layer(store: Store, request: ApiRequest) -> ApiReply:
+    """GET /stoker/v1/layers/{digest}: whether it is here. If so it stays for another ten minutes."""
+    digest = _layer_digest(request)
+    if not await trio.to_thread.run_sync(store.bundles.hold_layer, digest):
+        raise NotFound(f"no layer {digest} on this node")
+    return ApiReply(body={"digest": digest})
+
+
+def _layer_digest(request: ApiRequest) -> str:
+    digest = request.params["digest"]
+    if not DIGEST.fullmatch(digest):
+        raise BadRequest(f"digest: must be sha256: and 64 hexadecimal digits, not {digest[:300]!r}")
+    return digest
+
+
+def layer_form(layer: Bundle) -> dict[str, Any]:
+    """A layer as clients see it."""
+    return {
+        "digest": layer.digest,
+        "packed_bytes": layer.packed_bytes,
+        "unpacked_bytes": layer.unpacked_bytes,
+        "files": layer.files,
+        "created_at": rfc3339(layer.created_at),
+    }
 
 
 async def _name(store: Store, image: str, digest: str) -> Bundle:
@@ -128,6 +174,7 @@ def bundle_form(bundle: Bundle) -> dict[str, Any]:
         "runtime": bundle.runtime,
         "handler": f"{module}.{bundle.handler_name}",
         "expects": list(bundle.expects),
+        "layer": bundle.layer,
         "created_at": rfc3339(bundle.created_at),
     }
 
@@ -165,6 +212,8 @@ async def delete_bundle(store: Store, request: ApiRequest) -> ApiReply:
 
 
 ROUTES = [
+    Route("GET", "/stoker/v1/layers/{digest}", get_layer, perm.REPO_READ),
+    Route("PUT", "/stoker/v1/layers/{digest}", put_layer, perm.REPO_PUSH, streams=True),
     Route("GET", "/stoker/v1/bundles", list_bundles, perm.REPO_LIST),
     Route("GET", "/stoker/v1/bundles/{digest}", get_bundle, perm.REPO_READ),
     Route("PUT", "/stoker/v1/bundles/{image:path}", put_bundle, perm.REPO_PUSH, streams=True),

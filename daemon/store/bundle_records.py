@@ -16,10 +16,11 @@ def set_bundle(conn: Connection, bundle: Bundle) -> None:
     """Remember an unpacked bundle; the same digest again changes nothing."""
     conn.execute(
         "INSERT INTO bundles (digest, packed_bytes, unpacked_bytes, files, runtime, handler_file, handler_name,"
-        " expects, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING",
+        " expects, layer, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING",
         (
             bundle.digest, bundle.packed_bytes, bundle.unpacked_bytes, bundle.files, bundle.runtime,
-            bundle.handler_file, bundle.handler_name, json.dumps(list(bundle.expects)), bundle.created_at,
+            bundle.handler_file, bundle.handler_name, json.dumps(list(bundle.expects)), bundle.layer,
+            bundle.created_at,
         ),
     )  # fmt: skip
 
@@ -101,5 +102,6 @@ def _bundle(row: Row) -> Bundle:
         handler_file=row["handler_file"],
         handler_name=row["handler_name"],
         expects=tuple(json.loads(row["expects"])),
+        layer=row["layer"],
         created_at=row["created_at"],
     )

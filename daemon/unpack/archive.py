@@ -15,7 +15,19 @@ import struct
 import unicodedata
 import zlib
 
-from daemon.unpack.rules import DIRECTORY, LINK, Limits, Refused, check_name, check_text, kind_of, shown
+from daemon.unpack.rules import (
+    DIRECTORY,
+    FILE,
+    LAYER_BYTES_MAX,
+    LAYER_FILE,
+    LINK,
+    Limits,
+    Refused,
+    check_name,
+    check_text,
+    kind_of,
+    shown,
+)
 
 BLOCK_BYTES = 256 * 1024
 RATIO_FREE_BYTES = 2**20
@@ -223,9 +235,27 @@ def check_tree(members: list[Member], limits: Limits) -> dict[str, Member | None
                 name,
                 too_large=True,
             )
+    if limits.layer:
+        if others := sorted({path.partition("/")[0] for path in tree} - {"python"}):
+            raise Refused("is in a layer, which holds python/ and nothing else", others[0])
+        if "python" not in tree:
+            raise Refused("there is no python/ in the archive: a layer holds a function's dependencies")
+        return tree
+    check_layer_file(tree)
     if "function" not in tree:
         raise Refused("there is no function/ in the archive: the source belongs there, the handler in function/func.py")
     return tree
+
+
+def check_layer_file(tree: dict[str, Member | None]) -> None:
+    """A bundle has its dependencies inside or names a layer, not both."""
+    member = tree.get(LAYER_FILE)
+    if member is None:
+        return
+    if "python" in tree:
+        raise Refused("names a layer, and there is python/ too: one of them has to go", LAYER_FILE)
+    if member.kind != FILE or not 0 < member.size <= LAYER_BYTES_MAX:
+        raise Refused("must be a file with the digest of a layer, sha256: and 64 hexadecimal digits", LAYER_FILE)
 
 
 def check_sizes(source: Source, members: list[Member], limits: Limits) -> None:

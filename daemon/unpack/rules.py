@@ -7,6 +7,10 @@ import unicodedata
 
 ROOTS = ("function", "python", "resources")
 """All that may stand at the root of a bundle (OCI code-only functions, Python)."""
+LAYER_FILE = "python.layer"
+"""May stand there instead of ``python/``: the digest of the layer that holds the dependencies."""
+LAYER_BYTES_MAX = 80
+"""``sha256:``, 64 digits, a line end."""
 FILE, DIRECTORY, LINK = "file", "directory", "link"
 
 
@@ -22,13 +26,16 @@ class Limits:
     """The numbers of `daemon.config.Bundles`, without its imports."""
 
     def __init__(
-        self, *, unpacked_bytes_max: int, files_max: int, ratio_max: int, depth_max: int, path_bytes_max: int
-    ) -> None:
+        self, *, unpacked_bytes_max: int, files_max: int, ratio_max: int, depth_max: int, path_bytes_max: int,
+        layer: bool = False,
+    ) -> None:  # fmt: skip
         self.unpacked_bytes_max = unpacked_bytes_max
         self.files_max = files_max
         self.ratio_max = ratio_max
         self.depth_max = depth_max
         self.path_bytes_max = path_bytes_max
+        self.layer = layer
+        """It is to hold dependencies only: ``python/`` and nothing else."""
 
 
 def shown(raw: bytes) -> str:
@@ -68,6 +75,8 @@ def check_name(raw: bytes, limits: Limits, *, marked_utf8: bool) -> tuple[str, b
             "native/ is only for multi-architecture applications; build the dependencies for this machine into python/",
             name,
         )
+    if path == LAYER_FILE and not is_directory:
+        return path, False
     if parts[0] not in ROOTS:
         raise Refused(f"is outside {', '.join(root + '/' for root in ROOTS)}: nothing else may be at the root", name)
     if len(parts) == 1 and not is_directory:

@@ -107,12 +107,12 @@ def entries(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "cache" / "stoker" / "deps").iterdir())
 
 
-@pytest.mark.parametrize("damage", ["segment", "index", "half"])
+@pytest.mark.parametrize("damage", ["layer", "index", "half"])
 def test_a_damaged_entry_is_made_anew(bare_stoker: Stoker, tiny: Path, tmp_path: Path, damage: str) -> None:
     built(bare_stoker("build", "hello", "-o", "1.zip"), tmp_path / "1.zip")
     [entry] = entries(tmp_path)
-    if damage == "segment":
-        (entry / "segment").write_bytes(b"short")
+    if damage == "layer":
+        (entry / "layer.zip").write_bytes(b"short")
     elif damage == "index":
         (entry / "index.json").write_text('{"bytes": 5}')
     else:

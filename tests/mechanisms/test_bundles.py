@@ -353,7 +353,7 @@ class TestConfinement:
         )
         assert full.stdout.strip() == "1000", full.stderr
 
-    async def test_it_runs_in_a_session_of_its_own_with_an_empty_environment(
+    async def test_it_runs_in_a_process_group_of_its_own_with_an_empty_environment(
         self, store: BundleStore, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("STOKER_SECRET", "do not tell")
@@ -363,10 +363,10 @@ class TestConfinement:
             await until(lambda: any("partial" in name for name in files_below(root / "sha256")))
             for child in unpackers(psutil.Process()):
                 descriptors = len(os.listdir(f"/proc/{child.pid}/fd"))
-                seen.append((os.getsid(child.pid) - child.pid, child.environ(), descriptors))
+                seen.append((os.getpgid(child.pid) - child.pid, child.environ(), descriptors))
             nursery.cancel_scope.cancel()
-        ((session, environment, descriptors),) = seen
-        assert (session, environment) == (0, {})
+        ((group, environment, descriptors),) = seen
+        assert (group, environment) == (0, {})
         assert descriptors <= 8  # standard ones, archive, target, and what it is writing
 
 

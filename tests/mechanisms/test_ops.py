@@ -191,6 +191,7 @@ class TestBundles:
         assert pushed == {
             "image": "reg.example:5000/team/f:0.0.1", "digest": DIGEST, "packed_bytes": len(GOOD),
             "unpacked_bytes": len(HANDLER), "files": 2, "runtime": "python", "handler": "func.handler", "expects": [],
+            "layer": "",
             "created_at": pushed["created_at"], "created": True,
         }  # fmt: skip
         again = await api.json("PUT", "/stoker/v1/bundles/f:2", GOOD)
@@ -397,4 +398,7 @@ class TestFunctions:
 def test_every_route_asks_for_a_permission_and_none_is_there_twice() -> None:
     assert [route.path for route in ops.ROUTES if route.permission == EVERYBODY] == ["/health"]
     assert len({(route.method, route.path) for route in ops.ROUTES}) == len(ops.ROUTES)
-    assert [route.path for route in ops.ROUTES if route.streams] == ["/stoker/v1/bundles/{image:path}"]
+    assert [route.path for route in ops.ROUTES if route.streams] == [
+        "/stoker/v1/layers/{digest}",
+        "/stoker/v1/bundles/{image:path}",
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_deps import wheel
 from tests.system.daemon import PATIENCE_S, ROOT, Daemon
 
 pytestmark = pytest.mark.processes
@@ -127,3 +129,38 @@ def test_a_runtime_that_the_machine_lacks_is_refused_with_those_it_has(stoker: R
     done = stoker("deploy", "--app", "old", "--create-app", "old", code=1)
     assert "python3.4" in done.stderr
     assert f"python3.{sys.version_info.minor}" in done.stderr
+
+
+def test_dependencies_are_sent_once_and_shared_by_versions(stoker: Run, shared_daemon: Daemon, tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels")
+    stoker("init", "--runtime", "python", "uses")
+    source = "import tiny\n\ndef handler(ctx, data=None):\n    return f'{tiny.WHO} NUMBER'\n"
+    (tmp_path / "uses" / "requirements.txt").write_text("--no-index\n--find-links ../wheels\ntiny\n")
+
+    def deploy(number: int) -> str:
+        (tmp_path / "uses" / "func.py").write_text(source.replace("NUMBER", str(number)))
+        return stoker("deploy", "--app", "layers", "--create-app", "uses").stdout
+
+    def layers() -> set[Path]:
+        store = shared_daemon.data / "bundles" / "sha256"
+        return {path.resolve() for path in store.glob("*/python") if path.is_symlink() and (path / "tiny").is_dir()}
+
+    deploy(1)
+    assert stoker("invoke", "layers", "uses").stdout == "tiny 1"
+    [layer] = layers()
+    deploy(2)
+    assert stoker("invoke", "layers", "uses").stdout == "tiny 2"
+    assert layers() == {layer}
+    caches = (shared_daemon.data / "run" / "pycache").glob(f"*/{str(layer).lstrip('/')}/tiny/*.pyc")
+    assert len(list(caches)) == 1, "compiled by the first version, and found by the second"
+
+    shutil.rmtree(layer.parent)  # a disk that lost it
+    deploy(3)
+    assert stoker("invoke", "layers", "uses").stdout == "tiny 3"
+    assert layers() == {layer}
+    built = stoker("build", "uses", "-o", "whole.zip", "--output", "json")
+    assert json.loads(built.stdout)["files"] > 3, "a bundle that is built for keeps holds its dependencies"
+    stoker("push", "whole.zip", "uses:whole")
+    stoker("update", "function", "layers", "uses", "uses:whole")
+    assert stoker("invoke", "layers", "uses").stdout == "tiny 3"
+    stoker("delete", "app", "layers", "--recursive")
