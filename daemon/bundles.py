@@ -203,7 +203,7 @@ class BundleStore:
     def _load(self, digest: str) -> Bundle | None:
         try:
             fields = _read_metadata(self.directory(digest))
-            found = Bundle(**{**fields, "expects": tuple(fields["expects"])})
+            found = Bundle(**{**fields, **{name: tuple(fields.get(name, ())) for name in ("expects", "command")}})
         except (KeyError, TypeError):
             return None
         return found if not found.layer or self.hold_layer(found.layer) else None
@@ -389,7 +389,8 @@ def _settings(target: Path, handler_file: str, *, layer: bool) -> dict[str, Any]
     if layer:
         return {"runtime": LAYER, "handler_file": "", "handler_name": ""}
     settings = settings_of(target / "function")
-    _check_handler(target, handler_file or settings.handler_file)
+    if handler_file or not settings.command:
+        _check_handler(target, handler_file or settings.handler_file)
     return asdict(settings)
 
 

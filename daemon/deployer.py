@@ -73,6 +73,8 @@ class Deployer:
             bundle = await self._database.read(lambda conn: records.bundle(conn, new.live.digest))
             if bundle is None:
                 raise errors.BundleMissing(detail=f"{new.live.image} ({new.live.digest})")
+            if bundle.command:
+                raise errors.DeployFailed(not_yet(new, bundle))
             plan = self.plan(app, new, bundle, await self._interpreter(new, bundle))
             await self._database.write(lambda conn: records.insert_version(conn, replace(new.live, state="building")))
             try:
@@ -205,8 +207,9 @@ class Deployer:
         handler_file, handler_name = bundle.handler_file, bundle.handler_name
         if version.handler:
             handler_file, handler_name = split_handler(version.handler)
-        environment = environment_of(app, function, version)
-        settings = json.dumps([version.number, environment, version.memory_mib, version.start, bundle.digest])
+        environment = {**bundle.environment, **environment_of(app, function, version)}
+        adapter = version.adapter or bundle.adapter
+        settings = json.dumps([version.number, environment, version.memory_mib, version.start, adapter, bundle.digest])
         return LaunchPlan(
             revision=f"{function.id}.{version.number}.{hashlib.sha256(settings.encode()).hexdigest()[:12]}",
             function_id=function.id,
@@ -221,7 +224,16 @@ class Deployer:
             memory_mib=version.memory_mib,
             timeout_s=version.timeout_s,
             start=version.start,
+            adapter=adapter,
         )
+
+
+def not_yet(function: Function, bundle: Bundle) -> str:
+    """Why a bundle that starts a program of its own cannot be deployed."""
+    return (
+        f"cannot deploy {function.name}: programs of one's own (runtime {bundle.runtime}: "
+        f"{' '.join(bundle.command)[:200]}) are not supported yet; Python functions are"
+    )
 
 
 def environment_of(app: App, function: Function, version: Version) -> Mapping[str, str]:

@@ -5,9 +5,12 @@ The file is hostile: its size, its depth and its aliases are bounded before it i
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import yaml
 
 from daemon.errors import InvalidFunction
 from daemon.interpreters import normalise_runtime
+from daemon.model import ADAPTERS
 
 FUNC_FILES = ("func.yaml", "func.yml", "func.json")  # in the order in which fn looks (fn-contract 4.1)
 FUNC_FILE_BYTES_MAX = 64 * 2**10
@@ -22,6 +26,15 @@ FUNC_FILE_ALIASES_MAX = 10
 """Most YAML aliases: each may repeat what it names, and those multiply."""
 FUNC_FILE_DEPTH_MAX = 20
 SCHEMA_VERSION = 20180708
+ADAPTER = "stoker.dev/adapter"
+BUILT_FILE = ".stoker.json"
+"""What `stoker build` found out that func.yaml does not say: ``runtime``, ``command``, ``environment``; it wins."""
+WORDS_MAX = 256
+"""Most words of a command, and most variables of its environment."""
+FOREIGN = re.compile(r"(node|go|java|kotlin|ruby|dotnet|docker|exec)([0-9][0-9.]*)?")
+"""Runtimes that are no Python: their bundles are programs that follow the Fn contract by themselves."""
+COMMANDS = {"node": ("node", "func.js"), "go": ("./func",), "exec": ("./func",)}
+"""What is started when func.yaml has no entrypoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,19 +45,80 @@ class Settings:
     handler_file: str = "func.py"
     handler_name: str = "handler"
     expects: tuple[str, ...] = ()
+    adapter: str = ""
+    command: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def settings_of(directory: Path) -> Settings:
+    """The settings of the bundle whose ``function/`` this is.
+
+    Raises:
+      InvalidFunction: the text names the file, the field and what is allowed.
+    """
+    built = _file(directory, BUILT_FILE)
+    found = Settings()  # code-only functions have no func.yaml (oci-api 2.9)
     for name in FUNC_FILES:
-        path = directory / name
-        if not path.is_symlink() and path.is_file():
-            with path.open("rb") as file:
-                return read_settings(file.read(FUNC_FILE_BYTES_MAX + 1), name)
-    return Settings()  # code-only functions have no func.yaml (oci-api 2.9)
+        if (data := _file(directory, name)) is not None:
+            found = read_settings(data, name, has_command=built is not None)
+            break
+    return found if built is None else read_built(built, found)
 
 
-def read_settings(data: bytes, name: str = "func.yaml") -> Settings:
-    """The settings in a func.yaml.
+def _file(directory: Path, name: str) -> bytes | None:
+    path = directory / name
+    if path.is_symlink() or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return file.read(FUNC_FILE_BYTES_MAX + 1)
+
+
+def read_built(data: bytes, found: Settings) -> Settings:
+    """``found`` with what `BUILT_FILE` says.
+
+    Raises:
+      InvalidFunction: the text names the field and what is allowed.
+    """
+    try:
+        if len(data) > FUNC_FILE_BYTES_MAX:
+            raise ValueError(f"larger than {FUNC_FILE_BYTES_MAX} bytes")
+        values = json.loads(data)
+        if not isinstance(values, dict):
+            raise ValueError("must be an object")
+        runtime = values.get("runtime", found.runtime)
+        if not isinstance(runtime, str):
+            raise ValueError(f"runtime: must be text, not {runtime!r}")
+        runtime = runtime if FOREIGN.fullmatch(runtime) else normalise_runtime(runtime)
+        command = values.get("command", [])
+        if not isinstance(command, list) or len(command) > WORDS_MAX or not all(map(_is_plain, command)):
+            raise ValueError(f"command: must be a list of at most {WORDS_MAX} texts without NUL")
+        environment = values.get("environment", {})
+        if (
+            not isinstance(environment, dict)
+            or len(environment) > WORDS_MAX
+            or not all(_is_plain(k) and k and "=" not in k and _is_plain(v) for k, v in environment.items())
+        ):
+            raise ValueError(f"environment: must be a map of at most {WORDS_MAX} names to texts without NUL")
+        if not command and FOREIGN.fullmatch(runtime):
+            raise ValueError(f"command: missing, and runtime {runtime} needs one")
+        file, name = values.get("handler_file", found.handler_file), values.get("handler_name", found.handler_name)
+        if not command:
+            file, name = _handler([str(file), str(name)])
+    except (ValueError, RecursionError) as exc:
+        raise InvalidFunction(f"cannot use bundle: function/{BUILT_FILE}: {exc}") from None
+    except InvalidFunction as exc:
+        raise InvalidFunction(f"cannot use bundle: function/{BUILT_FILE}: {exc.message}") from None
+    return replace(
+        found, runtime=runtime, command=tuple(command), environment=environment, handler_file=file, handler_name=name
+    )
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value and value.isprintable()
+
+
+def read_settings(data: bytes, name: str = "func.yaml", *, has_command: bool = False) -> Settings:
+    """The settings in a func.yaml. ``has_command``: what is started is said elsewhere.
 
     Raises:
       InvalidFunction: the text names the field and what is allowed.
@@ -56,9 +130,18 @@ def read_settings(data: bytes, name: str = "func.yaml") -> Settings:
                 f"schema_version: must be {SCHEMA_VERSION}, not {values.get('schema_version')!r}; "
                 "`fn migrate` updates an older file"
             )
-        runtime = normalise_runtime(_text(values, "runtime") or "python")
-        file, handler = _entrypoint(_text(values, "entrypoint"), _text(values, "cmd"))
-        return Settings(runtime=runtime, handler_file=file, handler_name=handler, expects=_expects(values))
+        runtime = _text(values, "runtime") or "python"
+        words = _words(values)
+        foreign = FOREIGN.fullmatch(runtime)
+        if foreign is None:
+            runtime = normalise_runtime(runtime)
+        common = Settings(runtime=runtime, expects=_expects(values), adapter=_adapter(values))
+        if has_command or (foreign is None and not words):
+            return common
+        if foreign is None and os.path.basename(words[0]) == "fdk":
+            file, handler = _handler(words[1:])
+            return replace(common, handler_file=file, handler_name=handler)
+        return replace(common, command=tuple(words) or _default_command(foreign, runtime))
     except ValueError as exc:
         raise InvalidFunction(f"cannot use bundle: function/{name}: {exc}") from None
     except InvalidFunction as exc:
@@ -96,27 +179,47 @@ def _text(values: dict[Any, Any], field: str) -> str:
     return value
 
 
-def _entrypoint(entrypoint: str, cmd: str) -> tuple[str, str]:
-    """File relative to ``function/`` and name of the handler."""
-    if not entrypoint and not cmd:
-        return "func.py", "handler"
+def _words(values: dict[Any, Any]) -> list[str]:
     try:
-        words = shlex.split(entrypoint) + shlex.split(cmd)
+        words = shlex.split(_text(values, "entrypoint")) + shlex.split(_text(values, "cmd"))
     except ValueError as exc:
+        if "must be text" in str(exc):
+            raise
         raise ValueError(f"entrypoint: {exc}") from None
-    path = words[1].removeprefix("/function/") if len(words) > 1 else ""
-    name = words[2] if len(words) > 2 else "handler"  # fdk's own default (fn-contract 5.1)
+    if len(words) > WORDS_MAX or not all(map(_is_plain, words)):
+        raise ValueError(f"entrypoint: must be at most {WORDS_MAX} words of printable characters")
+    return words
+
+
+def _default_command(foreign: re.Match[str] | None, runtime: str) -> tuple[str, ...]:
+    command = COMMANDS.get(foreign[1] if foreign else "")
+    if command is None:
+        raise ValueError(f"entrypoint: missing, and runtime {runtime} needs one: the program and its arguments")
+    return command
+
+
+def _adapter(values: dict[Any, Any]) -> str:
+    annotations = values.get("annotations") or {}
+    adapter = annotations.get(ADAPTER, "") if isinstance(annotations, dict) else ""
+    if not isinstance(adapter, str) or (adapter and adapter not in ADAPTERS):
+        raise ValueError(f"annotations: {ADAPTER} must be one of {', '.join(ADAPTERS)}, not {adapter!r}")
+    return adapter
+
+
+def _handler(words: list[str]) -> tuple[str, str]:
+    """File relative to ``function/`` and name of the handler, from what follows ``fdk``."""
+    path = words[0].removeprefix("/function/") if words else ""
+    name = words[1] if len(words) > 1 else "handler"  # fdk's own default (fn-contract 5.1)
     parts = path.split("/")
     if (
-        len(words) not in (2, 3)
-        or os.path.basename(words[0]) != "fdk"
+        len(words) not in (1, 2)
         or not path.endswith(".py")
         or any(part in ("", ".", "..") for part in parts)
         or not name.isidentifier()
     ):
         raise ValueError(
             f"entrypoint: must be '/python/bin/fdk /function/FILE.py HANDLER', "
-            f"for example '/python/bin/fdk /function/func.py handler', not {' '.join(words)!r}"
+            f"for example '/python/bin/fdk /function/func.py handler', not {' '.join(['fdk', *words])!r}"
         )
     return path, name
 

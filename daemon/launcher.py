@@ -292,6 +292,7 @@ class Launcher:
             packages=os.path.realpath(os.path.join(plan.bundle_dir, "python")),  # perhaps a layer's
             handler_file=plan.handler_file,
             handler_name=plan.handler_name,
+            adapter=plan.adapter,
             environment=dict(plan.environment),
             tmp=tmp,
             pycache=tmpdirs.pycache(self._run_dir, plan.function_id),

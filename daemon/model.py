@@ -17,6 +17,8 @@ from typing import Any
 MEMORY_MIB_DEFAULT = 128
 TIMEOUT_S_DEFAULT = 30
 IDLE_TIMEOUT_S_DEFAULT = 30
+ADAPTERS = ("lambda", "google-http", "google-event", "wsgi", "asgi")
+"""Equal to the keys of `fdk.adapters.ADAPTERS`, which the daemon does not import; a test compares."""
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
@@ -138,6 +140,8 @@ class Version:
     """``python`` or ``python3.N``; empty: what the bundle's func.yaml says."""
     source: Mapping[str, str] = field(default_factory=dict)
     """Where the bundle came from, if not by its name: OCI's ``sourceType`` and what belongs to it (`daemon.oci`)."""
+    adapter: str = ""
+    """Which of `fdk.adapters` calls the handler (annotation ``stoker.dev/adapter``); empty: what the bundle says."""
     state: str = "building"
     """``building``, ``ready`` or ``failed``."""
     error: str = ""
@@ -203,7 +207,7 @@ class Bundle:
     unpacked_bytes: int
     files: int
     runtime: str = "python"
-    """``python`` or ``python3.N``: the interpreter its func.yaml asks for."""
+    """``python`` or ``python3.N``: the interpreter its func.yaml asks for; or another language, with a ``command``."""
     handler_file: str = "func.py"
     """The module's file, relative to ``function/``."""
     handler_name: str = "handler"
@@ -211,6 +215,12 @@ class Bundle:
     """Config keys that func.yaml's ``expects.config`` marks as required."""
     layer: str = ""
     """Digest of the layer that holds its dependencies; empty: they are inside, or there are none."""
+    adapter: str = ""
+    """Which of `fdk.adapters` calls the handler, by func.yaml's annotation; empty: it is a handler of the FDK."""
+    command: tuple[str, ...] = ()
+    """Not empty: no handler is imported, this program is started in ``function/`` and follows the Fn contract."""
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What its Dockerfile's ENV set; configuration wins."""
     created_at: int = 0
 
 
@@ -251,3 +261,4 @@ class LaunchPlan:
     memory_mib: int
     timeout_s: int
     start: str = "auto"
+    adapter: str = ""

@@ -112,6 +112,9 @@ class Runner:
         self._frame_name = name if header else None
         self._frame_header = (header or "").lower()
 
+    def begin(self) -> None:
+        """Once in each instance, before its first call: nothing to do for a handler of the FDK."""
+
     def call(self, *, call_id: str, deadline: str, headers: Iterable[Sequence[str]], body: bytes) -> Outcome:
         """Run the handler to its end. ``headers`` are pairs, as the Fn server sends them to a function.
 

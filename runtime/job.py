@@ -22,6 +22,7 @@ class Job:
     """Everything a worker process needs to know. (Not a dataclass: importing those costs a worker 6 ms.)"""
 
     __slots__ = (
+        "adapter",
         "directory",
         "environment",
         "handler_file",
@@ -46,6 +47,7 @@ class Job:
         packages: str,
         handler_file: str,
         handler_name: str,
+        adapter: str,
         environment: dict[str, str],
         tmp: str,
         pycache: str,
@@ -64,6 +66,8 @@ class Job:
         """The bundle's ``python/``, second on the search path; perhaps absent on disk."""
         self.handler_file = handler_file
         self.handler_name = handler_name
+        self.adapter = adapter
+        """Which of `fdk.adapters` calls the handler; empty: none, it is a handler of the FDK."""
         self.environment = environment
         """The whole environment but ``TMPDIR``."""
         self.tmp = tmp

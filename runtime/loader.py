@@ -15,17 +15,26 @@ import sys
 import traceback
 from types import CoroutineType, ModuleType, TracebackType
 
+import fdk
+from fdk.runner import Runner, prepare
 from runtime.job import Job
 
 TYPE_CHECKING = False  # the real one costs an import of typing in every worker
 if TYPE_CHECKING:
     from typing import TextIO
 
+    from fdk.adapters.base import AdapterRunner
+
+    AnyRunner = Runner | AdapterRunner
+
 HIDDEN = ("runtime", "msgpack")
 """Packages that a function must not find in ``sys.modules``."""
 THREAD_POOLS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """Set to 1 unless the configuration says otherwise: a pool of threads made at import forbids forking, and a function
 has a share of the machine, not all of it."""
+
+
+_ADAPTERS = os.path.join(os.path.dirname(os.path.abspath(fdk.__file__)), "adapters")
 
 
 class LoadError(Exception):
@@ -91,6 +100,28 @@ def load(job: Job) -> ModuleType:
         raise LoadError(describe(exc)) from None
 
 
+def prepared(job: Job) -> AnyRunner:
+    """Import the handler's module, do once what its instances would do at their first calls, and give its runner.
+
+    Raises:
+      LoadError: with the traceback.
+    """
+    if not job.adapter:
+        module = load(job)
+        prepare(module, job.handler_name)
+        warm_up(module)
+        return Runner(module, job.handler_name)
+    try:
+        from fdk import adapters
+
+        runner = adapters.load(job.adapter, os.path.join(job.directory, job.handler_file), job.handler_name)
+    except BaseException as exc:
+        raise LoadError(describe(exc)) from None
+    if runner.module is not None:
+        warm_up(runner.module)
+    return runner
+
+
 def warm_up(module: ModuleType) -> None:
     """Call the module's optional ``stoker_warm_up()``, once, before instances are made.
 
@@ -120,4 +151,4 @@ def describe(exc: BaseException) -> str:
 
 
 def _is_ours(filename: str, here: str) -> bool:
-    return filename.startswith(("<frozen importlib", here))
+    return filename.startswith(("<frozen importlib", here, _ADAPTERS))

@@ -7,10 +7,8 @@ import os
 import signal
 import socket
 import sys
-from types import ModuleType
 from typing import Any, NoReturn
 
-from fdk.runner import Runner, prepare
 from runtime import atfork, confine, control, linux, loader, worker
 from runtime.forker import Forker, flush
 from runtime.job import Job
@@ -30,9 +28,7 @@ def main(job: Job) -> NoReturn:
     baseline = descriptors()
     loader.hide()
     try:
-        module = loader.load(job)
-        prepare(module, job.handler_name)
-        loader.warm_up(module)
+        runner = loader.prepared(job)
     except loader.LoadError as exc:
         flush()
         control.send(sock, {"type": "failed", "traceback": control.clip(str(exc))})
@@ -45,12 +41,11 @@ def main(job: Job) -> NoReturn:
     control.send(sock, {"type": "ready", "forkable": not reason, "reason": control.clip(reason)})
     if reason:
         os._exit(0)
-    _serve(sock, job, module)
+    _serve(sock, job, runner)
 
 
-def _serve(sock: socket.socket, job: Job, module: ModuleType) -> NoReturn:
+def _serve(sock: socket.socket, job: Job, runner: loader.AnyRunner) -> NoReturn:
     pid = os.getpid()
-    runner = Runner(module, job.handler_name)
     handled = [s for s in signal.valid_signals() if callable(signal.getsignal(s)) and s != signal.SIGINT]
 
     def instance(message: dict[str, Any], fds: list[int]) -> NoReturn:
@@ -88,12 +83,9 @@ def alone(job: Job) -> NoReturn:
     atfork.restore()
     worker.renew(job.tmp)
     try:
-        module = loader.load(job)
-        prepare(module, job.handler_name)
-        loader.warm_up(module)
+        runner = loader.prepared(job)
     except loader.LoadError as exc:
         worker.fail(str(exc))
-    runner = Runner(module, job.handler_name)
     worker.run(runner, response_bytes_max=job.response_bytes_max, info=information())
 
 

@@ -13,6 +13,11 @@ from fdk.runner import Outcome, Runner
 from runtime import wire
 from runtime.confine import ANSWERS, CALLS
 from runtime.forker import flush
+from runtime.loader import describe
+
+TYPE_CHECKING = False  # the real one costs an import of typing in every worker
+if TYPE_CHECKING:
+    from runtime.loader import AnyRunner
 
 READ_BYTES = 65536
 """What a pipe holds; a read never gives more."""
@@ -69,9 +74,13 @@ def _try(modules: dict[str, Any], name: str, renewal: Callable[[Any], object]) -
             traceback.print_exc()  # a bundle's own module of that name, most likely
 
 
-def run(runner: Runner, *, response_bytes_max: int, info: dict[str, str | int]) -> NoReturn:
+def run(runner: AnyRunner, *, response_bytes_max: int, info: dict[str, str | int]) -> NoReturn:
     """Say ready, then answer calls until told to stop or the daemon is gone. Ends the process."""
     code = 1
+    try:
+        runner.begin()
+    except BaseException as exc:
+        fail(describe(exc))
     try:
         _write(wire.encode({"type": "ready", "info": info}))
         code = _serve(runner, response_bytes_max)
@@ -91,7 +100,7 @@ def fail(text: str) -> NoReturn:
         leave(1)
 
 
-def _serve(runner: Runner, response_bytes_max: int) -> int:
+def _serve(runner: AnyRunner, response_bytes_max: int) -> int:
     decoder = wire.Decoder(wire.TO_WORKER)
     while data := os.read(CALLS, READ_BYTES):
         frames = decoder.feed(data)
@@ -103,7 +112,7 @@ def _serve(runner: Runner, response_bytes_max: int) -> int:
     return 0
 
 
-def _answer(runner: Runner, frame: dict[str, Any], response_bytes_max: int) -> bytes:
+def _answer(runner: AnyRunner, frame: dict[str, Any], response_bytes_max: int) -> bytes:
     call_id, nonce = frame["id"], frame["nonce"]
     outcome: Outcome = runner.call(
         call_id=call_id, deadline=frame["deadline"], headers=frame["headers"], body=frame["body"]

@@ -87,6 +87,7 @@ class Functions(Apps):
             idle_timeout_s=change.idle_timeout_s or IDLE_TIMEOUT_S_DEFAULT,
             config=dict(change.config or {}),
             start=rules.start_of(annotations),
+            adapter=rules.adapter_of(annotations),
             created_at=now,
         )
         new = Function(
@@ -148,6 +149,8 @@ class Functions(Apps):
             annotations = dict(old.annotations)
             if rules.START in annotations:
                 annotations[rules.START] = version.start
+            if rules.ADAPTER in annotations and version.adapter:
+                annotations[rules.ADAPTER] = version.adapter
             new = replace(old, live=version, annotations=annotations, updated_at=max(self._now_ms(), old.updated_at))
             rules.check_function(new)
             with self._promise(new, old):
@@ -318,6 +321,7 @@ def _merged(old: Function, change: FunctionChange) -> Function:
         idle_timeout_s=change.idle_timeout_s or old.live.idle_timeout_s,
         config=rules.new_config(old.live.config, change.config, replaces=change.replaces_config),
         start=rules.start_of(annotations),
+        adapter=rules.adapter_of(annotations),
     )
     return replace(old, live=live, annotations=annotations, **_settings(change))
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from daemon.errors import BadRequest, InvalidFunction, LimitExceeded
-from daemon.model import App, Function, Trigger
+from daemon.model import ADAPTERS, App, Function, Trigger
 
 NAME_BYTES_MAX = 255
 MEMORY_MIB_MAX = 8192
@@ -41,6 +41,7 @@ STARTS = ("auto", "fork", "boot", "exec")
 FN_ENDPOINT = "fnproject.io/fn/invokeEndpoint"
 TRIGGER_ENDPOINT = "fnproject.io/trigger/httpEndpoint"
 START = "stoker.dev/start"
+ADAPTER = "stoker.dev/adapter"
 PCU_STRATEGY = "oracle.com/oci/provisionedConcurrencyStrategy"
 PCU_COUNT = "oracle.com/oci/provisionedConcurrencyCount"
 
@@ -88,6 +89,8 @@ def check_function(function: Function) -> None:
     check_config(live.config)
     if live.start not in STARTS:
         raise BadRequest(f"annotation {START} must be one of {', '.join(STARTS)}, not {live.start!r}")
+    if live.adapter and live.adapter not in ADAPTERS:
+        raise BadRequest(f"annotation {ADAPTER} must be one of {', '.join(ADAPTERS)}, not {live.adapter!r}")
 
 
 def check_trigger(trigger: Trigger) -> None:
@@ -206,6 +209,12 @@ def without_endpoints(annotations: Mapping[str, Any] | None) -> dict[str, Any]:
 def start_of(annotations: Mapping[str, Any]) -> str:
     """How instances start, from the annotation. A value of another type is shown as it is, and refused."""
     value = annotations.get(START, "auto")
+    return value if isinstance(value, str) else repr(value)
+
+
+def adapter_of(annotations: Mapping[str, Any]) -> str:
+    """Which adapter the annotation names; empty: none. A value of another type is shown as it is, and refused."""
+    value = annotations.get(ADAPTER, "")
     return value if isinstance(value, str) else repr(value)
 
 

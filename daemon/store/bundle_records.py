@@ -16,11 +16,18 @@ def set_bundle(conn: Connection, bundle: Bundle) -> None:
     """Remember an unpacked bundle; the same digest again changes nothing."""
     conn.execute(
         "INSERT INTO bundles (digest, packed_bytes, unpacked_bytes, files, runtime, handler_file, handler_name,"
-        " expects, layer, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING",
+        " expects, layer, created_at, extra) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING",
         (
             bundle.digest, bundle.packed_bytes, bundle.unpacked_bytes, bundle.files, bundle.runtime,
             bundle.handler_file, bundle.handler_name, json.dumps(list(bundle.expects)), bundle.layer,
             bundle.created_at,
+            json.dumps(
+                {
+                    "adapter": bundle.adapter,
+                    "command": list(bundle.command),
+                    "environment": dict(bundle.environment),
+                }
+            ),
         ),
     )  # fmt: skip
 
@@ -93,7 +100,11 @@ def forget_bundles(conn: Connection, keep: set[str]) -> list[str]:
 
 
 def _bundle(row: Row) -> Bundle:
+    extra = json.loads(row["extra"])
     return Bundle(
+        adapter=extra.get("adapter", ""),
+        command=tuple(extra.get("command", ())),
+        environment=extra.get("environment", {}),
         digest=row["digest"],
         packed_bytes=row["packed_bytes"],
         unpacked_bytes=row["unpacked_bytes"],

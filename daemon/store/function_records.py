@@ -144,13 +144,14 @@ def insert_version(conn: Connection, version: Version) -> None:
     """Store a version as it is; one that is already there stays as it is (a rollback goes to an old one)."""
     conn.execute(
         "INSERT INTO versions (function_id, number, image, digest, memory_mib, timeout_s, idle_timeout_s, config,"
-        " start, handler, runtime, source, state, error, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " start, handler, runtime, source, adapter, state, error, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (function_id, number) DO NOTHING",
         (
             version.function_id, version.number, version.image, version.digest, version.memory_mib,
             version.timeout_s, version.idle_timeout_s, json_map(version.config), version.start, version.handler,
-            version.runtime, json_map(version.source), version.state, version.error, version.created_at,
+            version.runtime, json_map(version.source), version.adapter, version.state, version.error,
+            version.created_at,
         ),
     )  # fmt: skip
 
@@ -233,6 +234,7 @@ def _version(row: Row) -> Version:
         idle_timeout_s=row["idle_timeout_s"],
         config=json.loads(row["config"]),
         start=row["start"],
+        adapter=row["adapter"],
         handler=row["handler"],
         runtime=row["runtime"],
         source=json.loads(row["source"]),

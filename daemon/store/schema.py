@@ -212,5 +212,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX work_requests_by_resource ON work_requests (resource_id)",
     ),
     ("ALTER TABLE bundles ADD COLUMN layer TEXT NOT NULL DEFAULT ''",),
+    (
+        "ALTER TABLE bundles ADD COLUMN extra TEXT NOT NULL DEFAULT '{}'",  # adapter, command, environment
+        "ALTER TABLE versions ADD COLUMN adapter TEXT NOT NULL DEFAULT ''",
+    ),
 )
 """Migration n (from 1) brings a database of version n - 1 to version n (``PRAGMA user_version``)."""

@@ -20,6 +20,14 @@ TAKEN = {
         "entrypoint: /python/bin/fdk /function/func.py handler\nmemory: 256\n",
         Settings(),
     ),
+    "an own command": ("entrypoint: python3 func.py\n", Settings(command=("python3", "func.py"))),
+    "Go": ("runtime: go1.24\n", Settings(runtime="go1.24", command=("./func",))),
+    "Node": ("runtime: node22\nentrypoint: node x.js\n", Settings(runtime="node22", command=("node", "x.js"))),
+    "a JAR": (
+        "runtime: java\nentrypoint: java -jar func.jar\ncmd: a::b\n",
+        Settings(runtime="java", command=("java", "-jar", "func.jar", "a::b")),
+    ),
+    "an adapter": ("annotations: {stoker.dev/adapter: wsgi}\n", Settings(adapter="wsgi")),
     "a runtime": ("runtime: python3.12\n", Settings(runtime="python3.12")),
     "OCI's spelling": ("runtime: python312.ol9\n", Settings(runtime="python3.12")),
     "another file and name": (
@@ -47,13 +55,15 @@ REFUSED = {
     "a list": ("", "map of fields"),
     "another version": ("schema_version: 20170101\n", "schema_version: must be 20180708"),
     "a version of another type": ("schema_version: '20180708'\n", "schema_version: must be 20180708"),
-    "another language": ("runtime: go\n", "runtime: 'go'"),
-    "an own image": ("runtime: docker\n", "runtime: 'docker'"),
+    "another language": ("runtime: cobol\n", "runtime: 'cobol'"),
+    "an own image": ("runtime: docker\n", "entrypoint: missing, and runtime docker needs one"),
+    "an unknown adapter": ("annotations: {stoker.dev/adapter: cgi}\n", "stoker.dev/adapter must be one of lambda"),
+    "an adapter of another type": ("annotations: {stoker.dev/adapter: [wsgi]}\n", "must be one of lambda"),
+    "a NUL in a command": ('entrypoint: "a \\0"\n', "printable"),
     "Python 2": ("runtime: python2.7\n", "runtime: 'python2.7'"),
     "a runtime that is a path": ("runtime: ../../bin/sh\n", "runtime:"),
     "a runtime of another type": ("runtime: 3.12\n", "runtime: must be text"),
     "an entrypoint of another type": ("entrypoint: [fdk, func.py]\n", "entrypoint: must be text"),
-    "an old entrypoint": ("entrypoint: python3 func.py\n", "entrypoint: must be"),
     "an entrypoint outside": ("entrypoint: /python/bin/fdk /etc/x.py handler\n", "entrypoint: must be"),
     "an entrypoint that climbs": ("entrypoint: /python/bin/fdk /function/../x.py handler\n", "entrypoint: must be"),
     "an entrypoint with too much": ("entrypoint: fdk func.py handler more\n", "entrypoint: must be"),
@@ -118,7 +128,7 @@ def test_a_bomb_costs_no_more_than_a_long_file() -> None:
             read_settings(text.encode())
         return time.process_time() - began_s
 
-    honest = HEAD + "".join(f"k{i}: [v]\n" for i in range(5000)) + "runtime: go\n"
+    honest = HEAD + "".join(f"k{i}: [v]\n" for i in range(5000)) + "runtime: cobol\n"
     bombs = [HEAD + text for name, (text, _) in REFUSED.items() if "bomb" in name or "laughs" in name or "deep" in name]
     assert max(map(cost, bombs)) < 5 * cost(honest)  # a ratio in one process: 2^30 copies would be no factor of five
 
