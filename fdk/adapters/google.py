@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 from fdk import constants
 from fdk.adapters.base import AdapterRunner
@@ -27,14 +28,14 @@ def make(name: str, path: str, handler_name: str) -> AdapterRunner:
     os.environ.setdefault("K_SERVICE", os.environ.get(constants.FN_NAME, handler_name))
     os.environ.setdefault("K_REVISION", os.environ.get(constants.FN_ID, "1"))
     try:
-        import functions_framework  # type: ignore[import-not-found, unused-ignore]
+        framework = import_module("functions_framework")
     except ModuleNotFoundError as exc:
         if exc.name != "functions_framework":
             raise
         raise ImportError(
             f"the adapter {name} needs functions-framework: add the line 'functions-framework' to requirements.txt"
         ) from None
-    application = functions_framework.create_app(handler_name, path, SIGNATURES[name])
+    application = framework.create_app(handler_name, path, SIGNATURES[name])
     module = sys.modules.get(os.path.splitext(os.path.basename(path))[0])
     if hasattr(application, "wsgi_app"):
         return AdapterRunner(WsgiApp(application), module)
