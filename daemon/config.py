@@ -11,24 +11,15 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; the text says where and what is allowed."""
-
-
-def _positive(section: str, obj: Any, *, zero_ok: frozenset[str] = frozenset()) -> None:
-    for f in fields(obj):
-        value = getattr(obj, f.name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            continue
-        if value < 0 or (value == 0 and f.name not in zero_ok):
-            raise ConfigError(f"{section}.{f.name} must be above 0, not {value}")
+from daemon.config_detached import Destinations, Detached, Tracing
+from daemon.config_rules import ConfigError as ConfigError
+from daemon.config_rules import positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +80,7 @@ class Limits:
     """How long running calls may go on after SIGTERM."""
 
     def __post_init__(self) -> None:
-        _positive("limits", self, zero_ok=frozenset({"memory_mib", "memory_backstop_mib"}))
+        positive("limits", self, zero_ok=frozenset({"memory_mib", "memory_backstop_mib"}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +121,7 @@ class Http:
     """How long an idle connection is kept."""
 
     def __post_init__(self) -> None:
-        _positive("http", self)
+        positive("http", self)
         host, _, port = self.listen.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             raise ConfigError(f"http.listen must be HOST:PORT, not {self.listen!r}")
@@ -146,7 +137,7 @@ class Pcu:
     """``oci``: counts must be multiples of OCI's table (128 MB 40; 256 MB 20; more 10); ``any``: any count."""
 
     def __post_init__(self) -> None:
-        _positive("pcu", self)
+        positive("pcu", self)
         if self.steps not in ("oci", "any"):
             raise ConfigError(f"pcu.steps must be 'oci' or 'any', not {self.steps!r}")
 
@@ -171,7 +162,7 @@ class Oci:
     """Directory of the pre-built functions; empty: the examples that come with Stoker."""
 
     def __post_init__(self) -> None:
-        _positive("oci", self)
+        positive("oci", self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +185,7 @@ class Bundles:
     """Versions of a function that can be rolled back to; older bundles are removed when nothing names them."""
 
     def __post_init__(self) -> None:
-        _positive("bundles", self)
+        positive("bundles", self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +208,7 @@ class Logs:
     """Log files kept per function."""
 
     def __post_init__(self) -> None:
-        _positive("logs", self)
+        positive("logs", self)
         if self.level not in ("debug", "info", "warning", "error"):
             raise ConfigError(f"logs.level must be debug, info, warning or error, not {self.level!r}")
         if self.format not in ("auto", "text", "json"):
@@ -236,6 +227,9 @@ class Config:
     oci: Oci = field(default_factory=Oci)
     bundles: Bundles = field(default_factory=Bundles)
     logs: Logs = field(default_factory=Logs)
+    detached: Detached = field(default_factory=Detached)
+    destinations: Destinations = field(default_factory=Destinations)
+    tracing: Tracing = field(default_factory=Tracing)
 
 
 SECTIONS: dict[str, type[Any]] = {
@@ -245,6 +239,9 @@ SECTIONS: dict[str, type[Any]] = {
     "oci": Oci,
     "bundles": Bundles,
     "logs": Logs,
+    "detached": Detached,
+    "destinations": Destinations,
+    "tracing": Tracing,
 }
 
 

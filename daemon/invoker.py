@@ -7,7 +7,7 @@ is allocated per wait, and no timer is armed: the scheduler's one timer aborts t
 from __future__ import annotations
 
 import time
-from typing import Any, NoReturn
+from typing import Any
 
 import trio
 
@@ -22,12 +22,10 @@ EXIT_TEXT_WAIT_S = 0.1
 """How long a caller whose worker vanished waits for the reason: the pipe closes before the exit is reported."""
 STARTED = ("fork", "boot", "exec")
 """Start kinds of calls that waited for their instance to start."""
-DETACHED_MAX = 1024
-"""Most detached calls that may be open at once; further ones get 429."""
 
 
 class Invoker:
-    """Runs calls. `run` must be running for detached calls."""
+    """Runs calls, each in the task of its caller."""
 
     def __init__(self, catalog: Catalog, supervisor: Supervisor, metrics: Metrics, *, log: Any) -> None:
         self._catalog = catalog
@@ -35,20 +33,10 @@ class Invoker:
         self._scheduler = supervisor.scheduler
         self._metrics = metrics
         self._log = log
-        self._nursery: trio.Nursery | None = None
         self._open = 0
-        self._detached = 0
-        self._draining = False
         self._quiet = trio.Event()
         self._deadline_second = -1
         self._deadline_texts: dict[int, str] = {}
-
-    async def run(self, *, task_status: trio.TaskStatus[Invoker] = trio.TASK_STATUS_IGNORED) -> NoReturn:
-        """Own the detached calls until cancelled."""
-        async with trio.open_nursery() as self._nursery:
-            task_status.started(self)
-            await trio.sleep_forever()
-        raise AssertionError("unreachable")
 
     @property
     def open_calls(self) -> int:
@@ -57,7 +45,6 @@ class Invoker:
 
     def drain(self) -> None:
         """Admit no new calls."""
-        self._draining = True
         self._scheduler.drain()
 
     async def quiet(self) -> None:
@@ -66,11 +53,19 @@ class Invoker:
             self._quiet = trio.Event()
             await self._quiet.wait()
 
-    async def invoke(self, function_id: str, *, call_id: str, headers: list[tuple[str, str]], body: bytes) -> Answer:
+    async def invoke(
+        self,
+        function_id: str,
+        *,
+        call_id: str,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        timeout_s: int | None = None,
+    ) -> Answer:
         """Run one call and return what the function said.
 
         ``headers`` are the request's as the function shall see them; Fn-Deadline is added here, when the instance is
-        won: the timeout counts execution only.
+        won: the timeout counts execution only. ``timeout_s`` replaces the function's own (detached calls).
 
         Raises:
           StokerError: refused, failed, timed out...; its ``call_id`` is set.
@@ -86,7 +81,7 @@ class Invoker:
                 raise errors.BundleMissing(
                     f"Failed to pull image '{image}'", detail="no bundle of this name was pushed: stoker push"
                 )
-            answer = await self._run(function, call_id, headers, body, began_s)
+            answer = await self._run(function, call_id, headers, body, began_s, timeout_s)
         except StokerError as exc:
             exc.call_id = call_id
             self._metrics.observe_failure(function_id, exc, trio.current_time() - began_s)
@@ -98,32 +93,14 @@ class Invoker:
         self._metrics.observe_answer(function_id, answer)
         return answer
 
-    def invoke_detached(self, function_id: str, *, call_id: str, headers: list[tuple[str, str]], body: bytes) -> None:
-        """Admit a call that nobody waits for, and return at once.
-
-        Raises:
-          StokerError: not admitted.
-        """
-        if function_id not in self._catalog.functions:
-            raise errors.NotFound("Fn not found")
-        if self._detached >= DETACHED_MAX:
-            raise errors.QueueFull(detail=f"{DETACHED_MAX} of {DETACHED_MAX} detached calls are open", call_id=call_id)
-        if self._draining:
-            raise errors.Draining(call_id=call_id)
-        assert self._nursery is not None, "run() comes first"
-        self._detached += 1
-        self._nursery.start_soon(self._detach, function_id, call_id, headers, body)
-
-    async def _detach(self, function_id: str, call_id: str, headers: list[tuple[str, str]], body: bytes) -> None:
-        try:
-            await self.invoke(function_id, call_id=call_id, headers=headers, body=body)
-        except StokerError as exc:
-            self._log.info("detached call failed", call=call_id, function=function_id, code=exc.code, error=str(exc))
-        finally:
-            self._detached -= 1
-
     async def _run(
-        self, function: Function, call_id: str, headers: list[tuple[str, str]], body: bytes, began_s: float
+        self,
+        function: Function,
+        call_id: str,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        began_s: float,
+        timeout_s: int | None,
     ) -> Answer:
         supervisor, scheduler = self._supervisor, self._scheduler
         now_s = began_s
@@ -148,13 +125,17 @@ class Invoker:
             # It spoke out of turn, perhaps a late answer, or has ended: this call goes to another.
             breach = errors.InvalidResponse(detail="the worker wrote, or ended, while no call was running")
             supervisor.obey(scheduler.condemn(instance_id, breach, now_s=trio.current_time()))
+        if timeout_s is None:
+            timeout_s = slot.plan.timeout_s
+        else:
+            scheduler.set_timeout(instance_id, timeout_s)
         if scheduler.needs_settle:
             supervisor.settle()
         start_kind = scheduler.start_kind(instance_id)
         slot.call_id, slot.call_since_s = call_id, now_s
         try:
             answer: Answer = await slot.channel.call(
-                call_id=call_id, deadline=self._deadline(slot.plan.timeout_s), headers=headers, body=body
+                call_id=call_id, deadline=self._deadline(timeout_s), headers=headers, body=body
             )
         except StokerError as exc:
             slot.call_id = ""

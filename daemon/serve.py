@@ -28,6 +28,7 @@ from daemon.catalog import Catalog
 from daemon.config import Config, Limits
 from daemon.core.scheduler import Scheduler
 from daemon.deployer import Deployer
+from daemon.detached import Detached
 from daemon.http import fn_api, ops
 from daemon.http.app import make_app
 from daemon.http.frontdoor import FrontDoor
@@ -89,9 +90,17 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
         launcher.on_template_gone = supervisor.template_gone
         invoker = Invoker(catalog, supervisor, metrics, log=log)
         janitor = Janitor(database, bundles, log_book, metrics, run_dir=config.data / "run", log=log)
+        detached = Detached(
+            database, catalog, invoker, scheduler, settings=config.detached, limits=limits, log=log
+        )  # fmt: skip
+
+        def on_forget(function_id: str) -> None:
+            janitor.forget(function_id)
+            detached.forget(function_id)
+
         deployer = Deployer(
             database, catalog, bundles, supervisor, limits=limits, interpreters=interpreters.path_of,
-            on_forget=janitor.forget, log=log,
+            on_forget=on_forget, log=log,
         )  # fmt: skip
         registry = Registry(
             database,
@@ -108,12 +117,13 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
             bundles=bundles, supervisor=supervisor, launcher=launcher, log_book=log_book, metrics=metrics,
             interpreters=interpreters,
         )  # fmt: skip
+        route = make_route(catalog, invoker, ids, detached)
         front_door = FrontDoor(
             config.http,
-            route=make_route(catalog, invoker, ids),
+            route=route,
             control=make_app(
                 [(fn_api.ROUTES, registry), (ops.ROUTES, node)],
-                make_route(catalog, invoker, ids),
+                route,
                 config.http,
                 url=listeners.url,
                 log=log,
@@ -125,9 +135,9 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
         async with trio.open_nursery() as nursery:
             await nursery.start(launcher.run)
             await nursery.start(supervisor.run)
-            await nursery.start(invoker.run)
             await nursery.start(janitor.run)
             await deployer.restore()
+            await nursery.start(detached.run)
             await nursery.start(front_door.serve, listeners.tcp + listeners.unix)
             await nursery.start(feed_watchdog)
             # What is there now stays: the collector need not look at it again and again.
@@ -140,6 +150,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
                 node,
                 front_door,
                 invoker,
+                detached,
                 drain_s=limits.drain_s,
                 hand_over=listeners.inherited,
                 log=log,
@@ -148,7 +159,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
 
 
 async def until_drained(
-    node: Node, front_door: FrontDoor, invoker: Invoker, *,
+    node: Node, front_door: FrontDoor, invoker: Invoker, detached: Detached, *,
     drain_s: float, hand_over: bool, log: Any,
 ) -> None:  # fmt: skip
     """Wait for the first signal, let running calls finish; a second signal does not wait.
@@ -162,6 +173,7 @@ async def until_drained(
         systemd.notify("STOPPING=1", "STATUS=draining")
         node.draining = True
         node.log_book.end_followers()
+        detached.drain()
         front_door.drain(hand_over=hand_over)
         if not hand_over:
             invoker.drain()

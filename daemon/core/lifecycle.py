@@ -314,7 +314,7 @@ def _instance_time_is_up(node: Node, instance: Instance, now_s: float) -> None:
             node.kill(instance, Event.DEADLINE, error, now_s)
         case State.BUSY:
             ran_s = now_s - instance.since_s
-            over = f"the call ran {ran_s:.2f} s, its timeout is {revision.spec.timeout_s:g} s"
+            over = f"the call ran {ran_s:.2f} s, its timeout is {instance.deadline_s - instance.since_s:g} s"
             error_ = errors.FunctionTimeout(detail=over, call_id=instance.call_id)
             node.kill(instance, Event.DEADLINE, error_, now_s)
         case State.STOPPING:

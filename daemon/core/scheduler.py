@@ -100,6 +100,15 @@ class Scheduler:
         node.enqueue(pool, call_id, now_s)
         return self._rest(now_s)
 
+    def set_timeout(self, instance_id: int, timeout_s: float) -> None:
+        """Let the call that the instance holds run for this long instead of its function's timeout (detached calls)."""
+        instance = self._instances.get(instance_id)
+        if instance is not None and instance.state is _BUSY:
+            instance.deadline_s = instance.since_s + timeout_s
+            if instance.deadline_s < instance.alarm_s:
+                self._alarms.set(instance)
+            self.needs_settle = True
+
     def release(self, instance_id: int, *, now_s: float) -> list[Action]:
         """The instance has answered its call: it waits for the next one, gets it at once, or leaves."""
         instance = self._instances.get(instance_id)

@@ -15,7 +15,7 @@ from daemon.http import gateway
 from daemon.http.messages import Endpoint, Headers, Reply, Request, Route, decoded_path, error_reply
 from daemon.model import Answer, Ids
 
-__all__ = ["Calls", "make_route"]
+__all__ = ["Calls", "DetachedCalls", "make_route"]
 
 _oci_invoke = re.compile(r"/(?:20181201|20260325)/functions/([^/]+)/actions/invoke").fullmatch
 
@@ -30,12 +30,16 @@ class Calls(Protocol):
         """Run one call. Raises StokerError."""
         ...
 
-    def invoke_detached(self, function_id: str, *, call_id: str, headers: Headers, body: bytes) -> None:
-        """Admit a call that nobody waits for. Raises StokerError when it is not admitted."""
+
+class DetachedCalls(Protocol):
+    """What `daemon.detached` offers."""
+
+    async def accept(self, function_id: str, *, call_id: str, headers: Headers, body: bytes) -> None:
+        """Store a call that nobody waits for. Raises StokerError when it is not accepted."""
         ...
 
 
-def make_route(catalog: Catalog, invoker: Calls, ids: Ids) -> Route:
+def make_route(catalog: Catalog, invoker: Calls, ids: Ids, detached: DetachedCalls) -> Route:
     """The router of the data plane: method and raw target to an endpoint, None for the control plane's."""
 
     known: dict[bytes, Endpoint] = {}
@@ -71,8 +75,8 @@ def make_route(catalog: Catalog, invoker: Calls, ids: Ids) -> Route:
             out = gateway.invoke_headers(headers, call_id=call_id, body=body)
             try:
                 for name, value in headers:
-                    if name == "fn-invoke-type" and value == "detached":
-                        invoker.invoke_detached(function_id, call_id=call_id, headers=out, body=body)
+                    if name == "fn-invoke-type" and value.lower() == "detached":
+                        await detached.accept(function_id, call_id=call_id, headers=out, body=body)
                         return Reply(202, [("Fn-Call-Id", call_id)])
                 answer = await invoker.invoke(function_id, call_id=call_id, headers=out, body=body)
                 return gateway.invoke_reply(answer, call_id=call_id)

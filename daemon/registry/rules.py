@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from daemon.core import detached_settings
 from daemon.errors import BadRequest, InvalidFunction, LimitExceeded
 from daemon.model import ADAPTERS, App, Function, Trigger
 
@@ -59,6 +60,7 @@ def check_app(app: App) -> None:
     if not _is_name(app.name):
         raise BadRequest("Invalid app name")
     check_annotations(app.annotations)
+    detached_settings.is_traced(app.annotations)
     _check_syslog_url(app.syslog_url)
     if app.shape not in SHAPES:
         raise BadRequest("Invalid app shape")
@@ -86,6 +88,7 @@ def check_function(function: Function) -> None:
     if not 1 <= live.memory_mib <= MEMORY_MIB_MAX:
         raise BadRequest(f"memory value is out of range. It should be between 0 and {MEMORY_MIB_MAX}")
     check_annotations(function.annotations)
+    detached_settings.check(function.annotations)
     check_config(live.config)
     if live.start not in STARTS:
         raise BadRequest(f"annotation {START} must be one of {', '.join(STARTS)}, not {live.start!r}")

@@ -216,5 +216,39 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE bundles ADD COLUMN extra TEXT NOT NULL DEFAULT '{}'",  # adapter, command, environment
         "ALTER TABLE versions ADD COLUMN adapter TEXT NOT NULL DEFAULT ''",
     ),
+    (
+        """
+        CREATE TABLE detached_calls (
+            id TEXT PRIMARY KEY,
+            function_id TEXT NOT NULL REFERENCES functions (id) ON DELETE CASCADE,
+            state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'dead')),
+            accepted_at INTEGER NOT NULL,
+            due_at INTEGER NOT NULL,
+            ended_at INTEGER NOT NULL,
+            attempts INTEGER NOT NULL,
+            interruptions INTEGER NOT NULL,
+            size_bytes INTEGER NOT NULL,
+            error TEXT NOT NULL,
+            headers TEXT NOT NULL,
+            body BLOB NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX detached_by_state ON detached_calls (state, accepted_at, id)",
+        "CREATE INDEX detached_by_function ON detached_calls (function_id, state, accepted_at, id)",
+        """
+        CREATE TABLE deliveries (
+            id TEXT PRIMARY KEY,
+            function_id TEXT NOT NULL REFERENCES functions (id) ON DELETE CASCADE,
+            call_id TEXT NOT NULL,
+            outcome TEXT NOT NULL CHECK (outcome IN ('success', 'failure')),
+            destination TEXT NOT NULL,
+            record TEXT NOT NULL,
+            attempts INTEGER NOT NULL,
+            due_at INTEGER NOT NULL,
+            created_at INTEGER NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX deliveries_by_function ON deliveries (function_id)",
+    ),
 )
 """Migration n (from 1) brings a database of version n - 1 to version n (``PRAGMA user_version``)."""

@@ -71,7 +71,7 @@ class RecordedFunction:
             raise self._answer
         return self._answer
 
-    def invoke_detached(self, function_id: str, *, call_id: str, headers: Headers, body: bytes) -> None:
+    async def accept(self, function_id: str, *, call_id: str, headers: Headers, body: bytes) -> None:
         self.detached += 1
         if isinstance(self._answer, StokerError):
             raise self._answer
@@ -85,7 +85,7 @@ async def ask(raw: bytes, function: RecordedFunction) -> Reply:
     assert head is not None
     body = parser.body()
     assert body is not None
-    endpoint = make_route(catalog(), function, Ids())(head.method, head.target)
+    endpoint = make_route(catalog(), function, Ids(), function)(head.method, head.target)
     assert endpoint is not None, "the data plane must answer this"
     try:
         return await endpoint(Request(head.method, head.target, head.headers, body, head.host or "", Peer(unix=False)))
@@ -334,4 +334,5 @@ async def test_paths_are_told_apart_as_fn_does(line: str, status: int, message: 
 )  # fmt: skip
 def test_everything_else_is_the_control_planes(line: str) -> None:
     method, target = line.split(" ")
-    assert make_route(catalog(), RecordedFunction(answer()), Ids())(method, target.encode()) is None
+    function = RecordedFunction(answer())
+    assert make_route(catalog(), function, Ids(), function)(method, target.encode()) is None

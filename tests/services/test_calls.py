@@ -193,14 +193,19 @@ class TestACallerWhoLeaves:
             assert node.launcher.alive >= 1
 
 
-async def test_detached_calls_run_without_their_caller(autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with world(tmp_path, Behaviour(call_s=3.0)) as node:
-        node.function("f")
-        node.invoker.invoke_detached("f", call_id="d1", headers=[], body=b"")
-        await trio.sleep(1)
-        assert node.invoker.open_calls == 1
-        await node.invoker.quiet()
-        assert node.invoker.open_calls == 0
+async def test_a_call_may_have_a_timeout_of_its_own(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """Longer or shorter than the function's, and the next call on the same instance has the function's again."""
+    async with world(tmp_path, Behaviour(call_s=100.0, hang_at=frozenset({2}))) as node:
+        node.function("f", timeout_s=20)
+        await node.invoker.invoke("f", call_id="long", headers=[], body=b"", timeout_s=3600)
+        began_s = trio.current_time()
+        with pytest.raises(errors.FunctionTimeout, match="its timeout is 20 s"):
+            await node.call("f")
+        assert 20.0 <= trio.current_time() - began_s < 20.05
+        began_s = trio.current_time()
+        with pytest.raises(errors.FunctionTimeout, match="its timeout is 5 s"):
+            await node.invoker.invoke("f", call_id="short", headers=[], body=b"", timeout_s=5)
+        assert 5.0 <= trio.current_time() - began_s < 6
 
 
 async def test_draining_refuses_new_calls_and_lets_running_ones_finish(

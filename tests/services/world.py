@@ -105,7 +105,6 @@ async def world(tmp_path: Path, behaviour: Behaviour | None = None, **limits: An
         )
         invoker = Invoker(catalog, supervisor, Metrics(), log=log)
         await nursery.start(supervisor.run)
-        await nursery.start(invoker.run)
         made = World(values, catalog, launcher, supervisor, invoker, log)
         yield made
         nursery.cancel_scope.cancel()

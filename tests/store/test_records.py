@@ -306,7 +306,8 @@ def test_the_file_is_what_the_schema_says() -> None:
     names = [row[0] for row in conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
     conn.close()
     assert names == [
-        "api_keys", "apps", "audit", "bearer_tokens", "bundles", "compartments", "functions", "groups", "members",
+        "api_keys", "apps", "audit", "bearer_tokens", "bundles", "compartments", "deliveries",
+        "detached_calls", "functions", "groups", "members",
         "policies", "refs", "triggers", "users", "versions", "work_requests",
     ]  # fmt: skip
 
