@@ -120,7 +120,13 @@ class Channel:
             raise errors.InvalidResponse(detail=f"{frame['type']} frame that answers no call, or another")
         if frame["type"] == "failed":
             self._raise_failure(frame)
-        return Answer(status=frame["status"], headers=self._checked(frame), body=frame["body"], call_id=call_id)
+        return Answer(
+            status=frame["status"],
+            headers=self._checked(frame),
+            body=frame["body"],
+            call_id=call_id,
+            cpu_us=frame["cpu_us"],
+        )
 
     def abort(self, error: StokerError) -> None:
         """Have a waiting `call` or `ready`, and every later one, raise ``error``. The first error given counts."""

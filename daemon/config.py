@@ -216,6 +216,27 @@ class Logs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """What is recorded of calls: for ``stoker calls``, charts and the provisioned concurrency advisor."""
+
+    enabled: bool = True
+    """False: nothing is recorded; then there are no charts of calls and no advice either."""
+    age_s_max: float = 7 * 86_400.0
+    """How long the record of a call is kept."""
+    bytes_max: int = 256 * 2**20
+    """Most bytes of records; the oldest go first. A call takes about 60."""
+    pending_max: int = 50_000
+    """Most records in memory; what is over is dropped and counted (``stoker_call_records_dropped_total``)."""
+    body_bytes_max: int = 2**20
+    """Largest request kept for ``stoker replay``, of functions that ask for it (``stoker.dev/record-bodies``)."""
+    bodies_bytes_max: int = 64 * 2**20
+    """Most bytes of kept requests; the oldest go first."""
+
+    def __post_init__(self) -> None:
+        positive("records", self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole configuration. Hand the part that is needed down, never the whole."""
 
@@ -230,6 +251,7 @@ class Config:
     detached: Detached = field(default_factory=Detached)
     destinations: Destinations = field(default_factory=Destinations)
     tracing: Tracing = field(default_factory=Tracing)
+    records: Records = field(default_factory=Records)
 
 
 SECTIONS: dict[str, type[Any]] = {
@@ -242,6 +264,7 @@ SECTIONS: dict[str, type[Any]] = {
     "detached": Detached,
     "destinations": Destinations,
     "tracing": Tracing,
+    "records": Records,
 }
 
 

@@ -51,7 +51,14 @@ class Invoker(Protocol):
     """What is needed of `daemon.invoker.Invoker`."""
 
     async def invoke(
-        self, function_id: str, *, call_id: str, headers: Headers, body: bytes, timeout_s: int | None = None
+        self,
+        function_id: str,
+        *,
+        call_id: str,
+        headers: Headers,
+        body: bytes,
+        timeout_s: int | None = None,
+        kind: str = "sync",
     ) -> Answer: ...
 
 
@@ -339,7 +346,7 @@ class Detached:
         shown = [(name, value) for name, value in headers if name != ATTEMPT_HEADER]
         shown.append((ATTEMPT_HEADER, str(call.attempts + call.interruptions + 1)))
         return await self._invoker.invoke(
-            call.function_id, call_id=call.id, headers=shown, body=body, timeout_s=settings.timeout_s
+            call.function_id, call_id=call.id, headers=shown, body=body, timeout_s=settings.timeout_s, kind="detached"
         )
 
     def _ended(self, call: Call, function: Function, settings: DetachedSettings, error: StokerError | None) -> bool:

@@ -12,10 +12,12 @@ from typing import Any
 import trio
 
 from daemon import errors
+from daemon.calls import LEFT_STATUS, RECEIVED, Habits, habits_of, served_line
 from daemon.catalog import Catalog
 from daemon.errors import StokerError
 from daemon.metrics import Metrics
 from daemon.model import Answer, Function
+from daemon.recorder import Recorder
 from daemon.supervisor import Slot, Supervisor, Waiter, out_of_memory
 
 EXIT_TEXT_WAIT_S = 0.1
@@ -27,7 +29,12 @@ STARTED = ("fork", "boot", "exec")
 class Invoker:
     """Runs calls, each in the task of its caller."""
 
-    def __init__(self, catalog: Catalog, supervisor: Supervisor, metrics: Metrics, *, log: Any) -> None:
+    def __init__(
+        self, catalog: Catalog, supervisor: Supervisor, metrics: Metrics, *, log: Any, recorder: Recorder | None = None
+    ) -> None:
+        """``recorder``: is told of every call that has ended; None: nobody is."""
+        self._recorder = recorder
+        self._habits: dict[str, Habits] = {}
         self._catalog = catalog
         self._supervisor = supervisor
         self._scheduler = supervisor.scheduler
@@ -61,11 +68,14 @@ class Invoker:
         headers: list[tuple[str, str]],
         body: bytes,
         timeout_s: int | None = None,
+        kind: str = "sync",
+        caller: Any = None,
     ) -> Answer:
         """Run one call and return what the function said.
 
         ``headers`` are the request's as the function shall see them; Fn-Deadline is added here, when the instance is
-        won: the timeout counts execution only. ``timeout_s`` replaces the function's own (detached calls).
+        won: the timeout counts execution only. ``timeout_s`` replaces the function's own (detached calls). ``kind``
+        (`daemon.calls.KINDS`) and ``caller`` (a principal, a peer of a connection, or text) are for the call's record.
 
         Raises:
           StokerError: refused, failed, timed out...; its ``call_id`` is set.
@@ -78,10 +88,12 @@ class Invoker:
         try:
             if not function.live.digest:
                 image = function.live.image
-                raise errors.BundleMissing(
+                missing = errors.BundleMissing(
                     f"Failed to pull image '{image}'", detail="no bundle of this name was pushed: stoker push"
                 )
-            answer = await self._run(function, call_id, headers, body, began_s, timeout_s)
+                self._record_failure(function, call_id, kind, caller, began_s, len(body), missing)
+                raise missing
+            answer = await self._run(function, call_id, headers, body, began_s, timeout_s, kind, caller)
         except StokerError as exc:
             exc.call_id = call_id
             self._metrics.observe_failure(function_id, exc, trio.current_time() - began_s)
@@ -101,8 +113,15 @@ class Invoker:
         body: bytes,
         began_s: float,
         timeout_s: int | None,
+        kind: str,
+        caller: Any,
     ) -> Answer:
         supervisor, scheduler = self._supervisor, self._scheduler
+        habits = self._habits.get(function.id)
+        if habits is None or habits.function is not function or habits.app is not self._catalog.apps[function.app_id]:
+            habits = self._learn(function)
+        if habits.any:
+            self._begin(habits, call_id, headers, body)
         now_s = began_s
         waited = False
         while True:
@@ -110,11 +129,17 @@ class Invoker:
             if instance_id is None:
                 if function.state != "active":
                     text = f"the function is {function.state}"
-                    raise errors.BundleMissing(
+                    missing = errors.BundleMissing(
                         detail=f"{text}: {function.state_error}" if function.state_error else text
                     )
+                    self._record_failure(function, call_id, kind, caller, began_s, len(body), missing)
+                    raise missing
                 waited = True
-                instance_id = await self._wait(function.id, call_id)
+                try:
+                    instance_id = await self._wait(function.id, call_id)
+                except (StokerError, trio.Cancelled) as exc:
+                    self._record_failure(function, call_id, kind, caller, began_s, len(body), exc)
+                    raise
                 now_s = trio.current_time()
             slot = supervisor.slots.get(instance_id)
             if slot is None:
@@ -139,13 +164,23 @@ class Invoker:
             )
         except StokerError as exc:
             slot.call_id = ""
-            raise await self._failed(slot, exc) from None
-        except BaseException:  # the caller left, or a bug: the instance is in the middle of a call and goes
+            error = await self._failed(slot, exc)
+            self._record_failure(
+                function, call_id, kind, caller, began_s, len(body), error,
+                slot=slot, start_kind=start_kind, now_s=now_s, waited=waited,
+            )  # fmt: skip
+            raise error from None
+        except BaseException as exc:  # the caller left, or a bug: the instance is in the middle of a call and goes
             slot.call_id = ""
             supervisor.obey(scheduler.cancel(call_id, now_s=trio.current_time()))
+            self._record_failure(
+                function, call_id, kind, caller, began_s, len(body), exc,
+                slot=slot, start_kind=start_kind, now_s=now_s, waited=waited,
+            )  # fmt: skip
             raise
         slot.call_id = ""
         ended_s = trio.current_time()
+        slot.output.end_call()
         if todo := scheduler.release(instance_id, now_s=ended_s):
             supervisor.obey(todo)
         if scheduler.needs_settle:
@@ -157,7 +192,55 @@ class Invoker:
             if start_kind in STARTED:  # of that, while this instance was starting
                 answer.start_s = max(0.0, slot.ready_s - max(slot.launched_s, began_s))
         answer.handler_s = ended_s - now_s
+        if self._recorder is not None:
+            self._recorder.add((
+                function, call_id, kind, caller, instance_id, start_kind, began_s,
+                answer.queue_s, answer.start_s, answer.handler_s, answer.status, None,
+                len(body), len(answer.body), answer.cpu_us, slot.call_peak_bytes, slot.phases if waited else None,
+            ))  # fmt: skip
+        if habits.log_calls:
+            self._end(function, call_id, answer.queue_s + answer.handler_s, answer.status, None)
         return answer
+
+    def _record_failure(
+        self, function: Function, call_id: str, kind: str, caller: Any, began_s: float, bytes_in: int,
+        error: BaseException, *,
+        slot: Slot | None = None, start_kind: str = "", now_s: float = 0.0, waited: bool = True,
+    ) -> None:  # fmt: skip
+        """Tell of a call that did not end in an answer of its function."""
+        ended_s = trio.current_time()
+        status = error.status if isinstance(error, StokerError) else LEFT_STATUS
+        queue_s = (now_s if slot is not None else ended_s) - began_s if waited else 0.0
+        handler_s = ended_s - now_s if slot is not None else 0.0
+        cold = slot is not None and waited and start_kind in STARTED
+        start_s = max(0.0, slot.ready_s - max(slot.launched_s, began_s)) if slot is not None and cold else 0.0
+        if self._recorder is not None:
+            self._recorder.add((
+                function, call_id, kind, caller, slot.instance_id if slot else 0, start_kind, began_s,
+                queue_s, start_s, handler_s, status, error, bytes_in, 0, -1,
+                slot.call_peak_bytes if slot else -1, slot.phases if slot and cold else None,
+            ))  # fmt: skip
+        habits = self._habits.get(function.id)
+        if habits is not None and habits.log_calls:
+            self._end(function, call_id, queue_s + handler_s, status, error)
+
+    def _learn(self, function: Function) -> Habits:
+        """What is done for each call of the function: worked out when it or its app changes."""
+        app = self._catalog.apps[function.app_id]
+        habits = self._habits[function.id] = habits_of(app, function)
+        for gone in self._habits.keys() - self._catalog.functions.keys():
+            del self._habits[gone]
+        return habits
+
+    def _begin(self, habits: Habits, call_id: str, headers: list[tuple[str, str]], body: bytes) -> None:
+        function = habits.function
+        if habits.record_bodies and self._recorder is not None:
+            self._recorder.add_body(call_id, function.id, headers, body)
+        if habits.log_calls:
+            self._supervisor.log_of(function.id).platform(RECEIVED, call_id=call_id)
+
+    def _end(self, function: Function, call_id: str, total_s: float, status: int, error: BaseException | None) -> None:
+        self._supervisor.log_of(function.id).platform(served_line(total_s, status, error), call_id=call_id)
 
     async def _wait(self, function_id: str, call_id: str) -> int:
         """Queue for an instance.
@@ -189,6 +272,8 @@ class Invoker:
             # RLIMIT_DATA, the backstop, was faster than the measurement.
             error = out_of_memory(slot)
         if slot.channel.usable and error.instance_survives:
+            assert slot.output is not None, "it held a call"
+            slot.output.end_call()
             self._supervisor.obey(self._scheduler.release(slot.instance_id, now_s=trio.current_time()))
             return error
         if isinstance(error, errors.FunctionCrashed):

@@ -63,6 +63,9 @@ class Worker:
         """The daemon's end of the worker's stdout, non-blocking; the caller closes it. Likewise ``stderr_fd``."""
         self.stderr_fd = stderr_fd
         self.gauge = gauge
+        self.template_s = 0.0
+        """How long its launch waited for a template; 0 without one. Likewise ``fork_s``, for the process."""
+        self.fork_s = 0.0
 
     async def exited(self) -> ExitStatus:
         """Wait until the process is gone, and say how it ended."""
@@ -226,17 +229,19 @@ class Launcher:
 
     async def _start(self, plan: LaunchPlan, tmp: str, on_boot_output: Callable[[bytes], None]) -> tuple[Worker, Child]:
         for attempt in range(1, STARTS_MAX + 1):
+            began_s = trio.current_time()
             try:
                 if plan.start not in ("boot", "exec") and plan.revision not in self._unforkable:
                     template, kind = await self._template(plan, on_boot_output)
                     if template is not None:
-                        return await self._start_in(template.parent, plan, kind, {"type": "fork", "tmp": tmp}, ())
+                        fork = {"type": "fork", "tmp": tmp}
+                        return await self._start_in(template.parent, plan, kind, fork, (), began_s)
                 if plan.start == "fork":
                     reason = self._unforkable[plan.revision].reason
                     raise InitFailed(detail=f"cannot be forked as its start mode demands: {reason}")
                 with memfd(self._job(plan, tmp)) as job_fd:
                     parent = await self._the_spawner()
-                    return await self._start_in(parent, plan, "exec", {"type": "instance"}, (job_fd,))
+                    return await self._start_in(parent, plan, "exec", {"type": "instance"}, (job_fd,), began_s)
             except ParentGone as exc:
                 # POLICY: when a template or the spawner dies under a launch, the next one is tried.
                 if attempt == STARTS_MAX:
@@ -244,9 +249,11 @@ class Launcher:
         raise AssertionError("unreachable")
 
     async def _start_in(
-        self, parent: Parent, plan: LaunchPlan, kind: str, message: dict[str, Any], first: tuple[int, ...]
-    ) -> tuple[Worker, Child]:
+        self, parent: Parent, plan: LaunchPlan, kind: str, message: dict[str, Any], first: tuple[int, ...],
+        began_s: float,
+    ) -> tuple[Worker, Child]:  # fmt: skip
         pipes: list[int] = []
+        forking_s = trio.current_time()
         try:
             for _ in range(4):
                 pipes += os.pipe2(os.O_CLOEXEC)
@@ -264,6 +271,8 @@ class Launcher:
         gauge = Gauge(child.pid, forked=kind != "exec", limit_bytes=plan.memory_mib * 2**20)
         channel = Channel(calls_w, answers_r, self._limits)
         worker = Worker(child, start_kind=kind, channel=channel, stdout_fd=stdout_r, stderr_fd=stderr_r, gauge=gauge)
+        worker.template_s = forking_s - began_s if kind != "exec" else 0.0
+        worker.fork_s = trio.current_time() - forking_s
         return worker, child
 
     async def _finish(self, worker: Worker, child: Child) -> None:

@@ -238,6 +238,8 @@ class Answer:
     queue_s: float = 0.0
     start_s: float = 0.0
     handler_s: float = 0.0
+    cpu_us: int = -1
+    """Processor time that the worker says the call took, in microseconds; -1: it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,10 @@ class OutputReader:
 
     def end_call(self) -> None:
         """The call is answered: take what it printed and end its last line. Later output is outside of any call."""
-        self.begin_call("")
+        out, err = self._streams
+        if self._poll.poll(0) or out.partial or err.partial or out.skipping or err.skipping:
+            self._drain()
+        self._call_id = ""
 
     async def run(self) -> None:
         """Read until both pipes have ended or `close` was called."""

@@ -29,8 +29,9 @@ from daemon.config import Config, Limits
 from daemon.core.scheduler import Scheduler
 from daemon.deployer import Deployer
 from daemon.detached import Detached
-from daemon.http import fn_api, ops
+from daemon.http import calls_api, fn_api, ops
 from daemon.http.app import make_app
+from daemon.http.calls_api import CallsService
 from daemon.http.frontdoor import FrontDoor
 from daemon.http.invoke import make_route
 from daemon.interpreters import Interpreters
@@ -43,6 +44,7 @@ from daemon.logsetup import setup_logging
 from daemon.metrics import Metrics
 from daemon.model import Ids
 from daemon.node import Node
+from daemon.recorder import Recorder
 from daemon.registry import Registry
 from daemon.store import records
 from daemon.store.database import Database, DatabaseError
@@ -83,12 +85,18 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
     scheduler = Scheduler(limits, jitter=random.random)
     launcher = Launcher(limits, run_dir=config.data / "run", log=log)
     interpreters = Interpreters()
-    async with LogBook(config.data / "logs", config.logs, log=log) as log_book:
+    recorder = Recorder(config.records, log=log)
+    async with (
+        recorder.opened(config.data / "records.db"),
+        LogBook(config.data / "logs", config.logs, log=log) as log_book,
+    ):
         # A daemon that died between a function's deletion and its logs' leaves those behind.
         await trio.to_thread.run_sync(log_book.sweep, set(catalog.functions))
         supervisor = Supervisor(scheduler, launcher, limits=limits, log_book=log_book, log=log)
         launcher.on_template_gone = supervisor.template_gone
-        invoker = Invoker(catalog, supervisor, metrics, log=log)
+        invoker = Invoker(
+            catalog, supervisor, metrics, log=log, recorder=recorder if config.records.enabled else None
+        )  # fmt: skip
         janitor = Janitor(database, bundles, log_book, metrics, run_dir=config.data / "run", log=log)
         detached = Detached(
             database, catalog, invoker, scheduler, settings=config.detached, limits=limits, log=log
@@ -122,7 +130,11 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
             config.http,
             route=route,
             control=make_app(
-                [(fn_api.ROUTES, registry), (ops.ROUTES, node)],
+                [
+                    (fn_api.ROUTES, registry),
+                    (ops.ROUTES, node),
+                    (calls_api.ROUTES, CallsService(catalog, recorder, invoker, ids)),
+                ],
                 route,
                 config.http,
                 url=listeners.url,

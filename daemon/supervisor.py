@@ -19,7 +19,7 @@ from daemon.config import Limits
 from daemon.core import actions
 from daemon.core.scheduler import PoolSpec, Scheduler
 from daemon.errors import StokerError
-from daemon.logs import LogBook
+from daemon.logs import FunctionLog, LogBook
 from daemon.model import LaunchPlan
 from daemon.output import OutputReader
 
@@ -60,6 +60,10 @@ class Slot:
     ready_s: float = math.inf
     memory_bytes: int = 0
     memory_peak_bytes: int = 0
+    call_peak_bytes: int = 0
+    """The most that was measured during the present call; before its first measurement, what was measured last."""
+    phases: tuple[float, float, float] | None = None
+    """How long its start took, in seconds: until there was a template, then a process, then ready."""
     measured_s: float = -math.inf
     doom: StokerError | None = None
     """Why it is being killed."""
@@ -143,6 +147,10 @@ class Supervisor:
     def template_gone(self, revision: str) -> None:
         """The launcher says: this template is gone, as it was told or by itself."""
         self.obey(self.scheduler.template_gone(revision, now_s=trio.current_time()))
+
+    def log_of(self, function_id: str) -> FunctionLog:
+        """The log of a function."""
+        return self._log_book.open(function_id)
 
     def settle(self) -> None:
         """What `Scheduler.take` left to do (a spare to launch, an earlier deadline)."""
@@ -289,6 +297,8 @@ class Supervisor:
     async def _until_exit(self, slot: Slot, worker: Any) -> None:
         await worker.channel.ready()
         slot.ready_s = trio.current_time()
+        template_s, fork_s = worker.template_s, worker.fork_s
+        slot.phases = (template_s, fork_s, max(0.0, slot.ready_s - slot.launched_s - template_s - fork_s))
         self.obey(self.scheduler.ready(slot.instance_id, kind=worker.start_kind, now_s=trio.current_time()))
         self._changed.set()
         status = await worker.exited()
@@ -325,8 +335,10 @@ class Supervisor:
                     self._measure(slot, now_s)
 
     def _measure(self, slot: Slot, now_s: float) -> None:
-        slot.measured_s = now_s
         slot.memory_bytes = slot.worker.gauge.read()
+        before = slot.call_peak_bytes if slot.call_id and slot.measured_s >= slot.call_since_s else 0
+        slot.call_peak_bytes = max(slot.memory_bytes, before)
+        slot.measured_s = now_s
         slot.memory_peak_bytes = max(slot.memory_peak_bytes, slot.memory_bytes)
         self.scheduler.used(slot.instance_id, slot.memory_bytes)
         if self.scheduler.needs_settle:

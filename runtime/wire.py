@@ -11,12 +11,13 @@ type      direction  members
 call      to worker  ``id`` str, ``nonce`` int, ``deadline`` str (RFC 3339), ``headers`` [[str, str]], ``body`` bytes
 stop      to worker  none: leave when idle
 ready     to daemon  ``info`` map of str to str or int (for ``stoker inspect``)
-answer    to daemon  ``id``, ``nonce``, ``status`` int, ``headers`` [[str, str]], ``body`` bytes
+answer    to daemon  ``id``, ``nonce``, ``status`` int, ``headers`` [[str, str]], ``body`` bytes, ``cpu_us`` int
 failed    to daemon  ``id``, ``nonce``, ``kind`` str, ``message`` str, ``traceback`` str
 ========  =========  =====================================================================================
 
 ``nonce`` is a random number per call that the worker must echo: a thread left over from an earlier call cannot answer
-a later one by guessing. ``kind`` is one of `FAILURE_KINDS`; before ``ready`` a ``failed`` frame has an empty ``id``.
+a later one by guessing. ``cpu_us`` is the processor time of the worker during the call, as it says. ``kind`` is one of
+`FAILURE_KINDS`; before ``ready`` a ``failed`` frame has an empty ``id``.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _MEMBERS: dict[str, dict[str, str]] = {
     "call": {"id": _TEXT, "nonce": _INT, "deadline": _TEXT, "headers": _PAIRS, "body": _BYTES},
     "stop": {},
     "ready": {"info": _MAP},
-    "answer": {"id": _TEXT, "nonce": _INT, "status": _INT, "headers": _PAIRS, "body": _BYTES},
+    "answer": {"id": _TEXT, "nonce": _INT, "status": _INT, "headers": _PAIRS, "body": _BYTES, "cpu_us": _INT},
     "failed": {"id": _TEXT, "nonce": _INT, "kind": _TEXT, "message": _TEXT, "traceback": _TEXT},
 }
 TO_WORKER = frozenset({"call", "stop"})

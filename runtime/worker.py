@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -114,6 +115,7 @@ def _serve(runner: AnyRunner, response_bytes_max: int) -> int:
 
 def _answer(runner: AnyRunner, frame: dict[str, Any], response_bytes_max: int) -> bytes:
     call_id, nonce = frame["id"], frame["nonce"]
+    began_ns = time.process_time_ns()
     outcome: Outcome = runner.call(
         call_id=call_id, deadline=frame["deadline"], headers=frame["headers"], body=frame["body"]
     )
@@ -132,6 +134,7 @@ def _answer(runner: AnyRunner, frame: dict[str, Any], response_bytes_max: int) -
                 "status": outcome.status,
                 "headers": outcome.headers,
                 "body": outcome.body,
+                "cpu_us": (time.process_time_ns() - began_ns) // 1000,
             }
         )
     except wire.ProtocolError as exc:

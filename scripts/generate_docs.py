@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from daemon import config, errors  # noqa: E402
-from daemon.http import fn_api, ops  # noqa: E402
+from daemon.http import calls_api, fn_api, ops  # noqa: E402
 from daemon.http.views import Route  # noqa: E402
 from daemon.metrics import Metrics  # noqa: E402
 
@@ -158,6 +158,7 @@ Limits: body `http.body_bytes_max`, answer `limits.response_bytes_max`, headers 
     page += "## Fn API version 2\n\nAs the Fn server has it; differences are [listed](fn-differences.md).\n"
     page += "`/v2/fns` also takes and shows `provisioned_concurrency`.\n\n" + routes(fn_api.ROUTES)
     page += "\n## Stoker's own API\n\n" + routes(ops.ROUTES)
+    page += "\n## Calls that have ended\n\nSee [how to observe](../how-to/observe.md).\n\n" + routes(calls_api.ROUTES)
     page += PUSHING
     return page
 

@@ -23,6 +23,7 @@ FLOORS = {
     "daemon.config_detached": 2,
     "daemon.ocid": 2,
     "daemon.catalog": 2,
+    "daemon.calls": 2,
     "daemon.permissions": 2,
     "daemon.launcher": 3,
     "daemon.parents": 3,
@@ -36,6 +37,7 @@ FLOORS = {
     "daemon.funcfile": 3,
     "daemon.interpreters": 3,
     "daemon.store": 3,
+    "daemon.recorder": 3,
     "daemon.logs": 3,
     "daemon.output": 3,
     "daemon.logsetup": 3,
@@ -55,7 +57,7 @@ FLOORS = {
     "daemon.main": 6,
     "daemon.serve": 6,
 }
-PURE = ("daemon.core", "daemon.model", "daemon.errors", "daemon.ocid", "daemon.catalog", "runtime.wire")
+PURE = ("daemon.core", "daemon.calls", "daemon.model", "daemon.errors", "daemon.ocid", "daemon.catalog", "runtime.wire")
 IMPURE = {
     "trio",
     "logging",

@@ -7,13 +7,14 @@ that comes to it on a connection of its own.
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import Any, Protocol
 
 from daemon.catalog import Catalog
 from daemon.errors import MethodNotAllowed, NotFound, StokerError
 from daemon.http import gateway
 from daemon.http.messages import Endpoint, Headers, Reply, Request, Route, decoded_path, error_reply
 from daemon.model import Answer, Ids
+from daemon.permissions import ANYBODY
 
 __all__ = ["Calls", "DetachedCalls", "make_route"]
 
@@ -26,7 +27,9 @@ KNOWN_TARGETS_MAX = 4096
 class Calls(Protocol):
     """What the invoker offers."""
 
-    async def invoke(self, function_id: str, *, call_id: str, headers: Headers, body: bytes) -> Answer:
+    async def invoke(
+        self, function_id: str, *, call_id: str, headers: Headers, body: bytes, kind: str = "sync", caller: Any = None
+    ) -> Answer:
         """Run one call. Raises StokerError."""
         ...
 
@@ -78,7 +81,9 @@ def make_route(catalog: Catalog, invoker: Calls, ids: Ids, detached: DetachedCal
                     if name == "fn-invoke-type" and value.lower() == "detached":
                         await detached.accept(function_id, call_id=call_id, headers=out, body=body)
                         return Reply(202, [("Fn-Call-Id", call_id)])
-                answer = await invoker.invoke(function_id, call_id=call_id, headers=out, body=body)
+                answer = await invoker.invoke(
+                    function_id, call_id=call_id, headers=out, body=body, caller=caller_of(request)
+                )
                 return gateway.invoke_reply(answer, call_id=call_id)
             except StokerError as error:
                 error.call_id = call_id
@@ -104,7 +109,10 @@ def make_route(catalog: Catalog, invoker: Calls, ids: Ids, detached: DetachedCal
                 body=request.body,
             )
             try:
-                answer = await invoker.invoke(found[1].fn_id, call_id=call_id, headers=out, body=request.body)
+                answer = await invoker.invoke(
+                    found[1].fn_id, call_id=call_id, headers=out, body=request.body, kind="trigger",
+                    caller=caller_of(request),
+                )  # fmt: skip
                 return gateway.trigger_reply(answer, call_id=call_id)
             except StokerError as error:
                 error.call_id = call_id
@@ -113,6 +121,11 @@ def make_route(catalog: Catalog, invoker: Calls, ids: Ids, detached: DetachedCal
         return call
 
     return route
+
+
+def caller_of(request: Request) -> Any:
+    """Who is named in the call's record: the principal, or in open mode the other end of the connection."""
+    return request.peer if request.principal is ANYBODY else request.principal
 
 
 def _refusal(error: StokerError) -> Endpoint:

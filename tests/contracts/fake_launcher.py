@@ -99,6 +99,8 @@ class FakeWorker:
         self.stderr_fd, self.stderr = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.pid = pid
         self.start_kind = start_kind
+        self.template_s = behaviour.boot_s if start_kind == "boot" else 0.0
+        self.fork_s = 0.0
         self.behaviour = behaviour
         self.channel = Channel(calls_w, answers_r, limits)
         self.gauge = FakeGauge(self)
@@ -179,7 +181,7 @@ class FakeWorker:
             frame |= {"type": "failed", "kind": "exception", "message": "no", "traceback": "ValueError: no"}
         else:
             status, headers, body = behaviour.reply(call)
-            frame |= {"type": "answer", "status": status, "headers": headers, "body": body}
+            frame |= {"type": "answer", "status": status, "headers": headers, "body": body, "cpu_us": 7}
         if not await self._write(wire.encode(frame)):
             return 1
         if number in behaviour.stray_at:

@@ -47,7 +47,7 @@ def frame(**members: Any) -> str:
 
 
 GARBAGE = "os.write(4, b'\\0\\0\\0\\4oops')\n        import time; time.sleep(1000)"
-FORGED = frame(type="answer", id="c", nonce=1, status=200, headers=[], body=b"")
+FORGED = frame(type="answer", id="c", nonce=1, status=200, headers=[], body=b"", cpu_us=1)
 
 FUNCTIONS: dict[str, tuple[str, Behaviour]] = {
     "echo": (ECHO, Behaviour()),

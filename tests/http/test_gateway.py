@@ -63,7 +63,9 @@ class RecordedFunction:
         self.given: list[tuple[str, Headers, bytes]] = []
         self.detached = 0
 
-    async def invoke(self, function_id: str, *, call_id: str, headers: Headers, body: bytes) -> Answer:
+    async def invoke(
+        self, function_id: str, *, call_id: str, headers: Headers, body: bytes, kind: str = "sync", caller: Any = None
+    ) -> Answer:
         await trio.lowlevel.checkpoint()
         assert dict(headers)["fn-call-id"] == call_id
         self.given.append((function_id, headers, body))

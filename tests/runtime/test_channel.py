@@ -66,6 +66,7 @@ def answer(call: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "status": 200,
         "headers": [["a", "b"]],
         "body": b"right",
+        "cpu_us": 1,
         **changes,
     }
 

@@ -46,7 +46,7 @@ async def test_ways_to_end(kit: Kit, way: str) -> None:
         assert (await call(worker)).body == b"hi"
 
 
-ANSWER = {"type": "answer", "id": "c", "nonce": 1, "status": 200, "headers": [], "body": b""}
+ANSWER = {"type": "answer", "id": "c", "nonce": 1, "status": 200, "headers": [], "body": b"", "cpu_us": 1}
 FAILED = {"type": "failed", "id": "c", "nonce": 1, "kind": "exception", "message": "", "traceback": ""}
 BREACHES = {
     "garbage": "os.write(4, b'\\x00\\x00\\x00\\x03abc')",
@@ -130,7 +130,7 @@ def handler(ctx, data=None):
     while "nonce" not in frame.f_locals:
         frame = frame.f_back
     answer = {"type": "answer", "id": frame.f_locals["call_id"], "nonce": frame.f_locals["nonce"],
-              "status": %d, "headers": [[%r, %r]], "body": b""}
+              "status": %d, "headers": [[%r, %r]], "body": b"", "cpu_us": 1}
     os.write(4, frame.f_globals["wire"].encode(answer))
     import time; time.sleep(1000)
 """

@@ -29,6 +29,7 @@ answers = st.fixed_dictionaries(
         "status": st.integers(0, 999),
         "headers": pairs,
         "body": st.binary(max_size=300),
+        "cpu_us": numbers,
     }
 )
 failures = st.fixed_dictionaries(
@@ -80,7 +81,9 @@ def test_a_frame_with_some_bytes_changed_is_a_legal_frame_or_refused(data: st.Da
         assert wire.Decoder(allowed).feed(wire.encode(frame)) == [frame]
 
 
-ANSWER: dict[str, Any] = {"type": "answer", "id": "c", "nonce": 1, "status": 200, "headers": [["a", "b"]], "body": b""}
+ANSWER: dict[str, Any] = {
+    "type": "answer", "id": "c", "nonce": 1, "status": 200, "headers": [["a", "b"]], "body": b"", "cpu_us": 5,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,8 @@ ANSWER: dict[str, Any] = {"type": "answer", "id": "c", "nonce": 1, "status": 200
         {"headers": [["a", 1]]},
         {"headers": [["a", b"b"]]},
         {"headers": ["ab"]},
+        {"cpu_us": "5"},
+        {"cpu_us": 5.0},
         {"body": "text"},
         {"body": None},
         {"extra": 1},
