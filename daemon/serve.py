@@ -28,6 +28,7 @@ from daemon.catalog import Catalog
 from daemon.config import Config, Limits
 from daemon.core.scheduler import Scheduler
 from daemon.deployer import Deployer
+from daemon.destinations import make_outbox
 from daemon.detached import Detached
 from daemon.http import calls_api, fn_api, ops
 from daemon.http.app import make_app
@@ -98,9 +99,11 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
             catalog, supervisor, metrics, log=log, recorder=recorder if config.records.enabled else None
         )  # fmt: skip
         janitor = Janitor(database, bundles, log_book, metrics, run_dir=config.data / "run", log=log)
+        outbox = await make_outbox(config, database, catalog, ids, log_book, log=log)
         detached = Detached(
-            database, catalog, invoker, scheduler, settings=config.detached, limits=limits, log=log
-        )  # fmt: skip
+            database, catalog, invoker, scheduler, settings=config.detached, limits=limits, outbox=outbox, log=log
+        )
+        outbox.accept = detached.accept
 
         def on_forget(function_id: str) -> None:
             janitor.forget(function_id)
@@ -150,6 +153,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
             await nursery.start(janitor.run)
             await deployer.restore()
             await nursery.start(detached.run)
+            await nursery.start(outbox.run)
             await nursery.start(front_door.serve, listeners.tcp + listeners.unix)
             await nursery.start(feed_watchdog)
             # What is there now stays: the collector need not look at it again and again.

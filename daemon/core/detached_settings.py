@@ -28,7 +28,7 @@ TIMEOUT_S_MIN, TIMEOUT_S_MAX = 5, 3600
 """OCI's range of detachedModeTimeoutInSeconds."""
 ATTEMPTS_MAX = 100
 BACKOFF_S_MAX = 86_400.0
-NAME_CHARS_MAX = 255
+NAME_CHARS_MAX = 200
 URL_CHARS_MAX = 400
 """An annotation's value has at most 512 bytes."""
 
