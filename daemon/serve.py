@@ -30,9 +30,10 @@ from daemon.core.scheduler import Scheduler
 from daemon.deployer import Deployer
 from daemon.destinations import make_outbox
 from daemon.detached import Detached
-from daemon.http import calls_api, fn_api, ops
+from daemon.http import calls_api, detached_api, fn_api, ops
 from daemon.http.app import make_app
 from daemon.http.calls_api import CallsService
+from daemon.http.detached_api import DetachedService
 from daemon.http.frontdoor import FrontDoor
 from daemon.http.invoke import make_route
 from daemon.interpreters import Interpreters
@@ -137,6 +138,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
                     (fn_api.ROUTES, registry),
                     (ops.ROUTES, node),
                     (calls_api.ROUTES, CallsService(catalog, recorder, invoker, ids)),
+                    (detached_api.ROUTES, DetachedService(catalog, database, detached, outbox)),
                 ],
                 route,
                 config.http,
