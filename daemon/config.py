@@ -72,6 +72,10 @@ class Limits:
     """Largest sum of the header names and values a function may answer; then 502 response-headers-too-large."""
     response_headers_max: int = 256
     """Most headers a function may answer."""
+    processes_max: int = 50
+    """Most processes and threads of an instance. Fn's FN_MAX_PIDS."""
+    cgroups: str = "auto"
+    """Control groups. ``auto``: v2, else v1, else none; ``v2``, ``v1``: only that; ``off``: none, memory is polled."""
     open_files_max: int = 350
     """RLIMIT_NOFILE of a worker. Fn's FN_MAX_OPEN_FILES."""
     client_watch_s: float = 0.25
@@ -81,6 +85,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         positive("limits", self, zero_ok=frozenset({"memory_mib", "memory_backstop_mib"}))
+        if self.cgroups not in ("auto", "v2", "v1", "off"):
+            raise ConfigError(f"limits.cgroups must be auto, v2, v1 or off, not {self.cgroups!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -281,6 +281,8 @@ class Invoker:
                 await slot.exited.wait()
             if slot.exit_text:
                 error.detail = f"the worker ended during the call: {slot.exit_text}"
+            if slot.ran_out:
+                error = out_of_memory(slot)
         self._supervisor.obey(self._scheduler.condemn(slot.instance_id, error, now_s=trio.current_time()))
         return error
 

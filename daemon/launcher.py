@@ -24,12 +24,13 @@ from typing import Any, NoReturn
 import trio
 
 from daemon import sandbox, tmpdirs
+from daemon.cgroups import Cgroups, Site
 from daemon.channel import Channel
 from daemon.config import Limits
 from daemon.errors import InitFailed, InternalError
-from daemon.memory import Gauge
 from daemon.model import LaunchPlan
 from daemon.parents import Child, ExitStatus, Parent, ParentGone, Refused
+from daemon.placement import MemoryGauge, Place, Placement, close_all
 from daemon.templates import Template, TemplateInfo
 from runtime import boot, control, linux
 from runtime.job import Job
@@ -52,9 +53,18 @@ class Worker:
     """One running instance, as `Launcher.launch` gives it."""
 
     def __init__(
-        self, child: Child, *, start_kind: str, channel: Channel, stdout_fd: int, stderr_fd: int, gauge: Gauge
+        self,
+        child: Child,
+        *,
+        start_kind: str,
+        channel: Channel,
+        stdout_fd: int,
+        stderr_fd: int,
+        gauge: MemoryGauge,
+        place: Place,
     ) -> None:
         self._child = child
+        self._place = place
         self.pid = child.pid
         self.start_kind = start_kind
         """``fork``, ``boot`` or ``exec``."""
@@ -71,6 +81,14 @@ class Worker:
         """Wait until the process is gone, and say how it ended."""
         return await self._child.exited()
 
+    def confirm(self) -> None:
+        """Make sure, once it is ready and before its first call, that its limits hold for it.
+
+        Raises:
+          InternalError: they do not. It must be killed.
+        """
+        self._place.confirm(self.pid)
+
     def kill(self) -> None:
         """SIGKILL the process and everything beneath it, whatever that did to hide. Returns at once; idempotent.
 
@@ -86,14 +104,19 @@ class Worker:
             signal.pidfd_send_signal(fd, signal.SIGKILL)
         except ProcessLookupError:
             pass
+        self._place.kill()
 
 
 class Launcher:
     """Owns the spawner and the templates. `run` must be running for `launch` to work."""
 
-    def __init__(self, limits: Limits, *, run_dir: Path, log: Any) -> None:
-        """``run_dir``: for temporary directories of workers and compiled modules; made if absent."""
+    def __init__(self, limits: Limits, *, run_dir: Path, log: Any, placement: Placement | None = None) -> None:
+        """``run_dir``: for temporary directories of workers and compiled modules; made if absent.
+
+        ``placement``: gives each process its control group; None: there are none.
+        """
         self._limits = limits
+        self._placement = placement or Placement(Cgroups(Site(), ""), limits, log)
         self._run_dir = run_dir
         self._log = log
         self._ids = itertools.count(1)
@@ -117,6 +140,7 @@ class Launcher:
         tmpdirs.prepare(self._run_dir)
         failure = ""
         async with trio.open_nursery() as self._nursery:
+            await self._nursery.start(self._placement.run)
             for number in itertools.count():
                 up = trio.Event()
                 process, parent = self._start_spawner()
@@ -140,6 +164,7 @@ class Launcher:
 
     async def _serve_spawner(self, parent: Parent, up: trio.Event, scope: trio.CancelScope) -> None:
         def on_message(message: dict[str, Any]) -> None:  # only "ready" can come
+            parent.tell({"type": "sweep", "directories": "\n".join(self._placement.cgroups.directories)})
             self._spawner = parent
             self._spawner_up.set()
             up.set()
@@ -217,17 +242,23 @@ class Launcher:
           InitFailed: the function cannot be imported, or not be forked though the plan says so; with the traceback.
         """
         tmp = tmpdirs.make(self._run_dir, f"i{instance_id}")
+        place = None
         try:
-            worker, child = await self._start(plan, tmp, on_boot_output)
+            place = self._placement.instance(plan, instance_id)
+            worker, child = await self._start(plan, tmp, place, on_boot_output)
             try:
                 yield worker
             finally:
                 await self._finish(worker, child)
         finally:
             with trio.CancelScope(shield=True):
+                if place is not None:
+                    await place.leave()
                 await tmpdirs.remove(tmp)
 
-    async def _start(self, plan: LaunchPlan, tmp: str, on_boot_output: Callable[[bytes], None]) -> tuple[Worker, Child]:
+    async def _start(
+        self, plan: LaunchPlan, tmp: str, place: Place, on_boot_output: Callable[[bytes], None]
+    ) -> tuple[Worker, Child]:
         for attempt in range(1, STARTS_MAX + 1):
             began_s = trio.current_time()
             try:
@@ -235,13 +266,14 @@ class Launcher:
                     template, kind = await self._template(plan, on_boot_output)
                     if template is not None:
                         fork = {"type": "fork", "tmp": tmp}
-                        return await self._start_in(template.parent, plan, kind, fork, (), began_s)
+                        return await self._start_in(template.parent, plan, kind, place, fork, (), began_s)
                 if plan.start == "fork":
                     reason = self._unforkable[plan.revision].reason
                     raise InitFailed(detail=f"cannot be forked as its start mode demands: {reason}")
                 with memfd(self._job(plan, tmp)) as job_fd:
                     parent = await self._the_spawner()
-                    return await self._start_in(parent, plan, "exec", {"type": "instance"}, (job_fd,), began_s)
+                    message = {"type": "instance"}
+                    return await self._start_in(parent, plan, "exec", place, message, (job_fd,), began_s)
             except ParentGone as exc:
                 # POLICY: when a template or the spawner dies under a launch, the next one is tried.
                 if attempt == STARTS_MAX:
@@ -249,28 +281,33 @@ class Launcher:
         raise AssertionError("unreachable")
 
     async def _start_in(
-        self, parent: Parent, plan: LaunchPlan, kind: str, message: dict[str, Any], first: tuple[int, ...],
-        began_s: float,
+        self, parent: Parent, plan: LaunchPlan, kind: str, place: Place, message: dict[str, Any],
+        first: tuple[int, ...], began_s: float,
     ) -> tuple[Worker, Child]:  # fmt: skip
         pipes: list[int] = []
+        groups: list[int] = []
         forking_s = trio.current_time()
         try:
+            groups = place.join_fds()
             for _ in range(4):
                 pipes += os.pipe2(os.O_CLOEXEC)
             calls_r, calls_w, answers_r, answers_w, stdout_r, stdout_w, stderr_r, stderr_w = pipes
             theirs, ours = (calls_r, answers_w, stdout_w, stderr_w), (calls_w, answers_r, stdout_r, stderr_r)
             for fd in ours:
                 os.set_blocking(fd, False)
-            child = await parent.start(next(self._ids), message, (*first, *theirs))
+            message = {**message, "groups": len(groups)}
+            child = await parent.start(next(self._ids), message, (*first, *theirs, *groups))
             pipes = list(theirs)
         except Refused as exc:
             raise InitFailed(detail=str(exc)) from exc
         finally:
-            for fd in pipes:
-                os.close(fd)
-        gauge = Gauge(child.pid, forked=kind != "exec", limit_bytes=plan.memory_mib * 2**20)
+            close_all(pipes)
+            close_all(groups)
+        gauge = place.gauge(child.pid, forked=kind != "exec", limit_bytes=plan.memory_mib * 2**20)
         channel = Channel(calls_w, answers_r, self._limits)
-        worker = Worker(child, start_kind=kind, channel=channel, stdout_fd=stdout_r, stderr_fd=stderr_r, gauge=gauge)
+        worker = Worker(
+            child, start_kind=kind, channel=channel, stdout_fd=stdout_r, stderr_fd=stderr_r, gauge=gauge, place=place
+        )
         worker.template_s = forking_s - began_s if kind != "exec" else 0.0
         worker.fork_s = trio.current_time() - forking_s
         return worker, child
@@ -339,11 +376,12 @@ class Launcher:
 
     async def _live(self, template: Template, parent: Parent) -> None:
         """One template, from boot to reaped."""
-        tmp = ""
+        tmp, place = "", None
         try:
             tmp = tmpdirs.make(self._run_dir, f"t{template.child_id}")
+            place = self._placement.template(template.plan, template.child_id)
             with memfd(self._job(template.plan, tmp)) as job_fd:
-                await template.live(parent, job_fd)
+                await template.live(parent, job_fd, place)
         except OSError as exc:  # no descriptors or no space left: one revision's trouble, not the launcher's
             self._log.error("template cannot be started", revision=template.plan.revision, error=str(exc))
             template.condemn(str(exc))
@@ -358,8 +396,10 @@ class Launcher:
             template.settle()
             if not template.reason:
                 self.on_template_gone(revision)
-            if tmp:
-                with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True):
+                if place is not None:
+                    await place.leave()
+                if tmp:
                     await tmpdirs.remove(tmp)
 
     def stop_template(self, revision: str) -> None:

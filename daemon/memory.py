@@ -25,6 +25,9 @@ class Gauge:
         self._limit_bytes = limit_bytes
         self.processes = 1
         """How many processes the last reading saw."""
+        self.oom_kills = 0
+        """Always 0: the kernel sets no limit here."""
+        self._peak_bytes = 0
         self._statm = self._children = -1
         try:
             self._statm = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
@@ -35,6 +38,15 @@ class Gauge:
 
     def read(self) -> int:
         """Bytes in use, or 0 when the process is gone."""
+        used = self._read()
+        self._peak_bytes = max(self._peak_bytes, used)
+        return used
+
+    def peak(self) -> int:
+        """The largest of all readings."""
+        return self._peak_bytes
+
+    def _read(self) -> int:
         resident = self._resident()
         if not resident:
             self.processes = 0

@@ -264,3 +264,5 @@ class LaunchPlan:
     timeout_s: int
     start: str = "auto"
     adapter: str = ""
+    cpu: float = 0.0
+    """Cores that an instance may use at most; 0: as many as are free."""

@@ -143,6 +143,13 @@ class Parent:
             raise ParentGone(self.gone)
         return child
 
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message that nothing answers; one that cannot be sent at once is lost."""
+        try:
+            control.send(self._sock, message)
+        except OSError:
+            pass
+
     async def _send(self, message: dict[str, Any], fds: tuple[int, ...]) -> None:
         async with self._sending:
             while not self.gone:

@@ -46,6 +46,7 @@ from daemon.logsetup import setup_logging
 from daemon.metrics import Metrics
 from daemon.model import Ids
 from daemon.node import Node
+from daemon.placement import Placement, open_placement
 from daemon.recorder import Recorder
 from daemon.registry import Registry
 from daemon.store import records
@@ -71,12 +72,12 @@ async def serve(config: Config) -> None:
     raise_descriptor_limit()
     config = replace(config, limits=with_budget(config.limits))
     async with data_directory(config.data), open_database(config.data / "stoker.db") as database:
-        with open_listeners(config) as listeners:
-            await _serve(config, listeners, database, log)
+        with open_listeners(config) as listeners, open_placement(config.data, config.limits, log) as placement:
+            await _serve(config, listeners, database, placement, log)
     log.info("stopped")
 
 
-async def _serve(config: Config, listeners: Listeners, database: Database, log: Any) -> None:
+async def _serve(config: Config, listeners: Listeners, database: Database, placement: Placement, log: Any) -> None:
     limits = config.limits
     catalog = Catalog()
     await database.write(records.sweep_building)
@@ -85,17 +86,18 @@ async def _serve(config: Config, listeners: Listeners, database: Database, log: 
     await trio.to_thread.run_sync(bundles.sweep_partial)
     ids, metrics = Ids(), Metrics()
     scheduler = Scheduler(limits, jitter=random.random)
-    launcher = Launcher(limits, run_dir=config.data / "run", log=log)
     interpreters = Interpreters()
     recorder = Recorder(config.records, log=log)
     async with (
         recorder.opened(config.data / "records.db"),
         LogBook(config.data / "logs", config.logs, log=log) as log_book,
     ):
+        launcher = Launcher(limits, run_dir=config.data / "run", log=log, placement=placement)
         # A daemon that died between a function's deletion and its logs' leaves those behind.
         await trio.to_thread.run_sync(log_book.sweep, set(catalog.functions))
         supervisor = Supervisor(scheduler, launcher, limits=limits, log_book=log_book, log=log)
         launcher.on_template_gone = supervisor.template_gone
+        placement.on_out_of_memory = supervisor.ran_full
         invoker = Invoker(
             catalog, supervisor, metrics, log=log, recorder=recorder if config.records.enabled else None
         )  # fmt: skip

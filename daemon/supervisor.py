@@ -68,6 +68,8 @@ class Slot:
     doom: StokerError | None = None
     """Why it is being killed."""
     exited: trio.Event = field(default_factory=trio.Event)
+    ran_out: bool = False
+    """Whether it ended because the kernel killed for memory in it; known when ``exited`` is set."""
     exit_text: str = ""
     """How its process ended; known when ``exited`` is set, unless we killed it."""
 
@@ -295,7 +297,13 @@ class Supervisor:
             raise failure
 
     async def _until_exit(self, slot: Slot, worker: Any) -> None:
-        await worker.channel.ready()
+        try:
+            await worker.channel.ready()
+        except errors.InitFailed as exc:
+            if self._ran_out(slot):
+                raise errors.InitFailed(detail=f"{out_of_memory(slot)} while starting") from exc
+            raise
+        worker.confirm()
         slot.ready_s = trio.current_time()
         template_s, fork_s = worker.template_s, worker.fork_s
         slot.phases = (template_s, fork_s, max(0.0, slot.ready_s - slot.launched_s - template_s - fork_s))
@@ -303,9 +311,10 @@ class Supervisor:
         self._changed.set()
         status = await worker.exited()
         slot.exit_text = str(status)
+        slot.ran_out = self._ran_out(slot) or slot.ran_out
         slot.exited.set()
         # The caller is woken even if a child of the worker still holds the pipe's other end, and no other call comes.
-        ended = errors.FunctionCrashed(detail=f"the worker ended: {status}")
+        ended = out_of_memory(slot) if slot.ran_out else errors.FunctionCrashed(detail=f"the worker ended: {status}")
         worker.channel.abort(ended)
         self.obey(self.scheduler.condemn(slot.instance_id, ended, now_s=trio.current_time()))
 
@@ -343,8 +352,24 @@ class Supervisor:
         self.scheduler.used(slot.instance_id, slot.memory_bytes)
         if self.scheduler.needs_settle:
             self.settle()
-        if slot.memory_bytes > slot.plan.memory_mib * 2**20:
+        if slot.memory_bytes > slot.plan.memory_mib * 2**20 or slot.worker.gauge.oom_kills:
+            self._ran_out(slot)
             self.obey(self.scheduler.condemn(slot.instance_id, out_of_memory(slot), now_s=now_s))
+
+    def ran_full(self, instance_id: int) -> None:
+        """The kernel says: the instance's memory is used up, and a process of it is killed now."""
+        slot = self.slots.get(instance_id)
+        if slot is not None and slot.doom is None and slot.worker is not None:
+            slot.ran_out = True
+            self._ran_out(slot)
+            self.obey(self.scheduler.condemn(instance_id, out_of_memory(slot), now_s=trio.current_time()))
+
+    def _ran_out(self, slot: Slot) -> bool:
+        """Whether the kernel killed for memory in it; the peak is read as well, while there is something to read."""
+        if slot.worker is None:
+            return False
+        slot.memory_peak_bytes = max(slot.memory_peak_bytes, slot.worker.gauge.peak())
+        return bool(slot.worker.gauge.oom_kills)
 
 
 def out_of_memory(slot: Slot) -> errors.FunctionOutOfMemory:

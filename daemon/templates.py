@@ -12,9 +12,9 @@ import trio
 
 from daemon.config import Limits
 from daemon.errors import InitFailed
-from daemon.memory import Gauge
 from daemon.model import LaunchPlan
 from daemon.parents import Child, Parent, ParentGone, Refused
+from daemon.placement import MemoryGauge, Place, close_all
 from runtime import control
 
 OUTPUT_BYTES_MAX = 64 * 2**10
@@ -63,7 +63,7 @@ class Template:
         self._waiters = 0
         self._retired = False
         self._child: Child | None = None
-        self._gauge: Gauge | None = None
+        self._gauge: MemoryGauge | None = None
         self._on_output = on_output
         self._tail = b""
         self._limits = limits
@@ -91,7 +91,7 @@ class Template:
         if not self.ready.is_set() and not self.reason:
             raise InitFailed(detail=self._failure)
 
-    async def live(self, spawner: Parent, job_fd: int) -> None:
+    async def live(self, spawner: Parent, job_fd: int, place: Place) -> None:
         """Boot it, hear it, and when it is over, kill it and everything beneath it."""
         ours, theirs = control.pair()
         self.parent = Parent(ours, control.FROM_TEMPLATE, on_exit=self._check_retired)
@@ -100,13 +100,17 @@ class Template:
                 output_r, output_w = os.pipe2(os.O_CLOEXEC)
                 os.set_blocking(output_r, False)
                 try:
+                    groups: list[int] = []
                     try:
-                        fds = (job_fd, theirs.fileno(), output_w)
-                        self._child = await spawner.start(self.child_id, {"type": "template"}, fds)
+                        groups = place.join_fds()
+                        message = {"type": "template", "groups": len(groups)}
+                        fds = (job_fd, theirs.fileno(), output_w, *groups)
+                        self._child = await spawner.start(self.child_id, message, fds)
                     finally:
                         os.close(output_w)
                         theirs.close()
-                    await self._attend(output_r)
+                        close_all(groups)
+                    await self._attend(output_r, place)
                 finally:
                     os.close(output_r)
         except ParentGone as exc:
@@ -116,10 +120,10 @@ class Template:
         finally:
             await self._end()
 
-    async def _attend(self, output_fd: int) -> None:
+    async def _attend(self, output_fd: int, place: Place) -> None:
         assert self._child is not None
         self.parent.pid = self._child.pid
-        self._gauge = Gauge(self._child.pid, forked=False, limit_bytes=self._memory_bytes_max)
+        self._gauge = place.gauge(self._child.pid, forked=False, limit_bytes=self._memory_bytes_max)
         async with trio.open_nursery() as nursery:
             ended = trio.Event()
             nursery.start_soon(self._read_output, output_fd, ended)

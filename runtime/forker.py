@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from runtime import control, linux
+from runtime import cgroups, control, linux
 
 ORPHANS_S = 1.0
 """How long the killed orphans of an ended child may take to disappear; what is left then is tried again next time."""
@@ -39,6 +39,7 @@ class Forker:
         self._child_main = child_main
         self._poll = select.poll()
         self._children: dict[int, tuple[int, int]] = {}  # pidfd -> (pid, id)
+        self._groups: list[str] = []
 
     def serve(self) -> NoReturn:
         """Obey until the control socket is closed; then kill everything beneath this process and end."""
@@ -66,6 +67,9 @@ class Forker:
         if received is None:
             return False
         message, fds = received
+        if message["type"] == "sweep":
+            self._groups = message["directories"].splitlines()
+            return True
         try:
             self._fork(message, fds)
         finally:
@@ -82,7 +86,9 @@ class Forker:
             return
         if pid == 0:
             try:
-                self._child_main(message, fds)
+                own = len(fds) - message["groups"]
+                cgroups.join(fds[own:])
+                self._child_main(message, fds[:own])
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -114,6 +120,8 @@ class Forker:
     def _end(self) -> NoReturn:
         self._children.clear()  # now nobody is spared
         self._kill_orphans(END_S)
+        for directory in self._groups:
+            cgroups.remove_tree(directory)
         os._exit(0)
 
 

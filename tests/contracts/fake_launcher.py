@@ -81,12 +81,16 @@ class FakeGauge:
     def __init__(self, worker: FakeWorker) -> None:
         self._worker = worker
         self.processes = 1
+        self.oom_kills = 0
 
     def read(self) -> int:
         if self._worker.gone.is_set():
             return 0
         value = self._worker.behaviour.memory_bytes
         return value(self._worker) if callable(value) else value
+
+    def peak(self) -> int:
+        return self.read()
 
 
 class FakeWorker:
@@ -116,6 +120,9 @@ class FakeWorker:
     async def exited(self) -> ExitStatus:
         await self.gone.wait()
         return self.status
+
+    def confirm(self) -> None:
+        pass
 
     def kill(self) -> None:
         self.killed = True

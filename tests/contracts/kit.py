@@ -14,6 +14,7 @@ import trio
 from daemon.config import Limits
 from daemon.launcher import Launcher, Worker
 from daemon.model import Answer, LaunchPlan
+from daemon.placement import Placement
 from runtime import wire
 from tests.contracts.fake_launcher import Behaviour, FakeLauncher
 
@@ -193,10 +194,12 @@ def alive(pid: int) -> bool:
 
 
 @asynccontextmanager
-async def real_kit(directory: Path, limits: Limits | None = None) -> AsyncIterator[Kit]:
-    """A running real launcher."""
+async def real_kit(
+    directory: Path, limits: Limits | None = None, placement: Placement | None = None
+) -> AsyncIterator[Kit]:
+    """A running real launcher, without control groups unless ``placement`` gives some."""
     limits, log = limits or Limits(), Log()
     async with trio.open_nursery() as nursery:
-        launcher = await nursery.start(Launcher(limits, run_dir=directory / "run", log=log).run)
+        launcher = await nursery.start(Launcher(limits, run_dir=directory / "run", log=log, placement=placement).run)
         yield Kit(launcher, directory, log, limits, nursery)
         nursery.cancel_scope.cancel()

@@ -205,7 +205,7 @@ async def test_a_template_that_passes_off_another_process_as_its_child_is_condem
     source = f"""{CONTROL}
 say({message(type="ready", forkable=True, reason="")})
 request, fds, _, _ = socket.recv_fds(sock, 65536, 8)
-assert request.startswith(b"\\x83\\xa4type\\xa4fork"), request
+assert request.startswith(b"\\x84\\xa4type\\xa4fork"), request
 number = request[request.index(b"\\xa2id"):]
 victim = int(os.environ["VICTIM"])
 say(b"\\x83\\xa4type\\xa7started\\xa3pid\\xce" + victim.to_bytes(4, "big") + number, os.pidfd_open(victim))

@@ -62,7 +62,7 @@ def test_garbage_is_a_control_error(garbage: bytes) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        {"type": "fork", "id": 1, "tmp": ""},
+        {"type": "fork", "id": 1, "tmp": "", "groups": 0},
         {"type": "exited", "id": 1, "code": 0},
         {"type": "exited", "id": True, "code": 0, "signal": 1},
         {"type": "exited", "id": 1, "code": 0, "signal": 1, "more": 1},

@@ -57,7 +57,7 @@ class Far:
         return process
 
     async def begin(self, child_id: int) -> Child:
-        return await self.parent.start(child_id, {"type": "template"}, (0, 0, 0))
+        return await self.parent.start(child_id, {"type": "template", "groups": 0}, (0, 0, 0))
 
 
 @pytest.fixture

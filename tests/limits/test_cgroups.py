@@ -1,0 +1,278 @@
+"""Control groups on their own: real groups, real processes, in whatever version this machine has."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from daemon.cgroup_probe import locate, name_for, probe
+from daemon.cgroups import Cgroups, GroupLimits, Site, own_paths, safe
+from runtime import cgroups as joining
+from tests.limits.support import child, groups, until
+
+MIB = 2**20
+LIMIT = GroupLimits(memory_bytes=48 * MIB, processes=20)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Cgroups]:
+    with groups(tmp_path) as found:
+        yield found
+
+
+def fill_bytes() -> None:
+    kept = []
+    while len(kept) < 200:
+        kept.append(b"x" * MIB)
+
+
+def fill_shared() -> None:
+    area = mmap.mmap(-1, 200 * MIB)
+    for offset in range(0, len(area), 4096):
+        area[offset] = 1
+
+
+def fill_memfd() -> None:
+    fd = os.memfd_create("bomb")
+    for _ in range(200):
+        os.write(fd, b"x" * MIB)
+
+
+def fill_in_children() -> None:
+    for _ in range(4):
+        if os.fork() == 0:
+            kept = bytearray(30 * MIB)
+            time.sleep(60 + len(kept) % 2)
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+@pytest.mark.parametrize("bomb", [fill_bytes, fill_shared, fill_memfd, fill_in_children])
+def test_memory_in_any_form_counts_and_the_kernel_kills(made: Cgroups, bomb: object) -> None:
+    group, other = (made.make("f", name, LIMIT, memory_mib=48) for name in ("bomb", "neighbour"))
+    with child(other, signal.pause) as neighbour, child(group, bomb):  # type: ignore[arg-type]
+
+        def killed() -> bool:
+            group.read()
+            return group.oom_kills > 0
+
+        until(killed, "a process is killed for memory")
+        assert 40 * MIB < group.peak() <= LIMIT.memory_bytes
+        assert other.read() < 20 * MIB
+        assert other.oom_kills == 0
+        os.kill(neighbour, 0)
+    assert made.remove("f", group)
+    assert made.remove("f", other)
+
+
+def test_what_joined_is_proven_and_what_did_not_is_seen(made: Cgroups) -> None:
+    group = made.make("f", "i1", LIMIT)
+    with child(group, signal.pause) as pid:
+        until(lambda: group.processes() == [pid], "it has joined")
+        assert group.holds(pid)
+        assert not group.holds(os.getpid())
+    assert group.holds(pid), "a process that is gone broke no limit"
+    assert made.remove("f", group)
+
+
+def test_processes_and_threads_are_limited_together(made: Cgroups) -> None:
+    if "pids" not in made.controllers:
+        pytest.skip("no pids controller")
+    group = made.make("f", "i1", LIMIT)
+    reader, writer = os.pipe()
+
+    def bomb() -> None:
+        count = 0
+        for _ in range(60):  # bounded, should the limit not hold
+            try:
+                if os.fork() == 0:
+                    signal.pause()
+                count += 1
+            except BlockingIOError:
+                break
+        os.write(writer, bytes([count]))
+        signal.pause()
+
+    with child(group, bomb):
+        assert os.read(reader, 1)[0] == LIMIT.processes - 1
+        assert len(group.processes()) == LIMIT.processes
+    for fd in (reader, writer):
+        os.close(fd)
+    assert made.remove("f", group)
+
+
+def test_a_kill_leaves_nothing_of_a_group_whose_processes_hide_and_fork(made: Cgroups) -> None:
+    group = made.make("f", "i1", GroupLimits(processes=40))
+
+    def hide() -> None:
+        for number in signal.valid_signals():
+            if number not in (signal.SIGKILL, signal.SIGSTOP):
+                signal.signal(number, signal.SIG_IGN)
+        while True:  # bounded by the group's limit of processes
+            try:
+                if os.fork() == 0:
+                    os.setsid()
+            except BlockingIOError:
+                pass
+
+    with child(group, hide):
+        until(lambda: len(group.processes()) >= 20, "it forks")
+        group.kill()
+        until(lambda: not group.processes(), "nothing is left")
+    while True:
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            break
+    assert made.remove("f", group)
+
+
+def test_cpu_is_capped(made: Cgroups) -> None:
+    if "cpu" not in made.controllers:
+        pytest.skip("no cpu controller")
+    capped, free = made.make("f", "i1", GroupLimits(cpu=0.1)), made.make("f", "i2", GroupLimits())
+
+    def spin() -> None:
+        while True:
+            pass
+
+    def used_s(pid: int) -> float:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    with child(capped, spin) as slow, child(free, spin) as fast:
+        until(lambda: used_s(fast) > 0.6, "the free one runs")
+        assert used_s(slow) < used_s(fast) / 2
+    assert made.remove("f", capped)
+    assert made.remove("f", free)
+
+
+def test_file_pages_do_not_count_as_used(made: Cgroups, tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    path.write_bytes(b"x" * (40 * MIB))
+    group = made.make("f", "i1", LIMIT)
+    reader, writer = os.pipe()
+
+    def read() -> None:
+        fd = os.open(path, os.O_RDWR)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.pwrite(fd, b"y" * (30 * MIB), 0)
+        os.fsync(fd)
+        os.write(writer, b".")
+        signal.pause()
+
+    with child(group, read):
+        os.read(reader, 1)
+        assert group.read() < 20 * MIB
+        assert group.oom_kills == 0
+    for fd in (reader, writer):
+        os.close(fd)
+    assert made.remove("f", group)
+
+
+def test_a_function_s_group_goes_with_its_last_instance(made: Cgroups) -> None:
+    first, second = made.make("f.1", "i1", LIMIT, memory_mib=128), made.make("f.1", "i2", LIMIT, memory_mib=128)
+    assert made.count == 2
+    directories = [Path(path) / safe("f.1") for path in made.directories]
+    assert all(path.is_dir() for path in directories)
+    assert made.remove("f.1", first)
+    assert all(path.is_dir() for path in directories)
+    assert made.remove("f.1", second)
+    assert not any(path.exists() for path in directories)
+    assert made.count == 0
+
+
+def test_what_a_killed_daemon_left_is_swept_by_the_next_and_only_that(tmp_path: Path) -> None:
+    with groups(tmp_path / "other") as other, groups(tmp_path / "mine") as mine:
+        kept, left = other.make("f", "i1", LIMIT), mine.make("f", "i1", LIMIT)
+        with child(kept, signal.pause) as neighbour:
+            fds = left.join_fds()
+            pid = os.fork()
+            if pid == 0:
+                joining.join(fds)
+                signal.pause()
+            for fd in fds:
+                os.close(fd)
+            until(lambda: left.processes() == [pid], "it has joined")
+            again, reason = probe(mine.name)
+            assert again.active, reason
+            assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+            assert not any((Path(path) / "f").exists() for path in again.directories)
+            assert kept.processes() == [neighbour]
+        assert other.remove("f", kept)
+
+
+def test_a_setting_that_forbids_them_is_obeyed_and_named() -> None:
+    found, reason = probe(name_for(Path("/nowhere")), setting="off")
+    assert not found.active
+    assert "limits.cgroups" in reason
+    assert found.directories == []
+
+
+def test_what_cannot_be_had_is_named(tmp_path: Path) -> None:
+    sites = [Site(1, {"memory": str(tmp_path / "absent")}, {"memory": "/"})]
+    found, reason = probe("stoker-x", sites=sites)
+    assert not found.active
+    assert "not writable" in reason
+    (tmp_path / "cgroup.controllers").write_text("hugetlb\n")
+    found, reason = probe("stoker-x", sites=[Site(2, {"memory": str(tmp_path)}, {"memory": "/"})])
+    assert not found.active
+    assert "no memory controller" in reason
+
+
+HYBRID = """\
+30 23 0:26 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755
+31 30 0:27 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw,nsdelegate
+32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+33 30 0:29 /docker/ab /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+"""
+
+
+def test_places_are_read_from_proc() -> None:
+    own = "5:memory:/a b\n4:cpu,cpuacct:/docker/ab/c\n0::/init.scope\n"
+    assert own_paths(own) == {"memory": "/a b", "cpu": "/docker/ab/c", "cpuacct": "/docker/ab/c", "": "/init.scope"}
+    session, top, v1 = locate(HYBRID, own)
+    assert (session.version, session.parents["memory"]) == (2, "/sys/fs/cgroup/unified/init.scope")
+    assert (top.version, top.parents["memory"], top.paths["pids"]) == (2, "/sys/fs/cgroup/unified", "/")
+    assert v1.parents == {"memory": "/sys/fs/cgroup/memory/a b", "cpu": "/sys/fs/cgroup/cpu,cpuacct/c"}
+    assert v1.paths["cpu"] == "/docker/ab/c"
+    assert "pids" in v1.reason
+
+
+def test_nothing_mounted_is_nowhere() -> None:
+    assert locate("", "0::/\n") == []
+    assert locate("garbage\n - \n1 2 - cgroup2\n", "") == []
+
+
+def test_the_unified_tree_kills_a_group_at_once(tmp_path: Path) -> None:
+    """`cgroup.kill` and joining need no controller: they can be tried wherever v2 is mounted and writable."""
+    mounted = [
+        line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup2 " in line
+    ]
+    own = own_paths(Path("/proc/self/cgroup").read_text()).get("", "/")
+    parent = f"{mounted[0]}{own}".rstrip("/") if mounted else ""
+    if not parent or not os.access(parent, os.W_OK):
+        pytest.skip("no writable cgroup2 mount")
+    from daemon.cgroups import Group
+
+    name = name_for(tmp_path)
+    os.mkdir(f"{parent}/{name}")
+    try:
+        group = Group(2, {"pids": f"{parent}/{name}"}, {"pids": f"{own.rstrip('/')}/{name}"})
+        with child(group, signal.pause) as pid:
+            until(lambda: group.processes() == [pid], "it has joined")
+            assert group.holds(pid)
+            group.kill()
+            assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        assert group.try_remove()
+    finally:
+        joining.remove_tree(f"{parent}/{name}")
