@@ -122,6 +122,7 @@ def test_a_job_survives_its_descriptor() -> None:
         interpreter="",
         directory="/d",
         packages="/p",
+        adapter="",
         handler_file="func.py",
         handler_name="handler",
         environment={"A": "ä", "LONG": "x" * 3_000_000},
