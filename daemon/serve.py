@@ -150,6 +150,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
             client_watch_s=limits.client_watch_s,
             log=log,
         )
+        front_door.on_slow_reply = recorder.wrote
         node.front_door = front_door
         async with trio.open_nursery() as nursery:
             await nursery.start(launcher.run)

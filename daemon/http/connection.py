@@ -189,7 +189,7 @@ class Connection:
                 data = head + body
                 sent = self._sock.send(data)
                 if sent < len(data):
-                    await self._write(memoryview(data)[sent:])
+                    await self._send_rest(reply, memoryview(data)[sent:])
                 return
             sent = self._sock.sendmsg((head, body))
         except (BlockingIOError, InterruptedError):
@@ -197,7 +197,19 @@ class Connection:
         if sent < len(head):
             await self._write(memoryview(head)[sent:])
             sent = len(head)
-        await self._write(memoryview(body)[sent - len(head) :])
+        if sent < len(head) + len(body):
+            await self._send_rest(reply, memoryview(body)[sent - len(head) :])
+
+    async def _send_rest(self, reply: Reply, data: memoryview) -> None:
+        """Send what the kernel did not take at once, and tell how long the client took for it."""
+        began_s = trio.current_time()
+        try:
+            await self._write(data)
+        finally:
+            for name, value in reply.headers:
+                if name == "Fn-Call-Id":
+                    self._door.on_slow_reply(value, trio.current_time() - began_s)
+                    break
 
     async def _rest_of_body(self, head: Head) -> bytes:
         self._enter(Phase.BODY, self._door.http.body_s)

@@ -12,7 +12,7 @@ import errno
 import select
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any, NoReturn
@@ -79,6 +79,8 @@ class FrontDoor:
         """The patrol's clock, at most `PATROL_S` behind: good enough for limits of seconds, and free."""
         self.date = ""
         """The Date header of replies, line end included; kept by the patrol."""
+        self.on_slow_reply: Callable[[str, float], None] = lambda call_id, seconds: None
+        """Called with a call's id and how long its client took for the reply, unless the kernel took it at once."""
         self.held_bytes = 0
         """Bytes of request bodies that connections hold; they keep count."""
         self.draining = False

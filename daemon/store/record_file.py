@@ -332,6 +332,10 @@ def note_writes(conn: sqlite3.Connection, writes: dict[str, float]) -> None:
         changed = [record._replace(write_s=writes.get(record.id, record.write_s)) for record in records]
         data = pack(changed)
         conn.execute("UPDATE blocks SET data = ?, bytes = ? WHERE id = ?", (data, len(data), block_id))
+        conn.executemany(
+            "UPDATE block_functions SET longest_s = max(longest_s, ?) WHERE function_id = ? AND block_id = ?",
+            [(record.total_s, record.function_id, block_id) for record in changed if record.id in writes],
+        )
 
 
 def trim_calls(conn: sqlite3.Connection, *, before: float, bytes_max: int) -> int:

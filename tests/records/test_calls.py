@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +240,22 @@ def test_recording_can_be_switched_off(data: Path) -> None:
         assert reply.status == 409
         assert "records.enabled" in reply.json["detail"]
     assert not (data / "records.db").exists()
+
+
+def test_a_client_that_reads_slowly_shows_in_the_phases(shared_daemon: Daemon) -> None:
+    source = "def handler(ctx, data=None):\n    return 'x' * 5_000_000\n"
+    function = shared_daemon.deploy("large", source, memory=256)
+    with socket.create_connection(("127.0.0.1", shared_daemon.port)) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**17)
+        client.sendall(f"POST /invoke/{function} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+        [call] = eventually(lambda: calls(shared_daemon, f"?function={function}"))
+        assert call["write_s"] == 0, "it is not over yet"
+        time.sleep(0.2)
+        left = 5_000_000
+        while left > 0:
+            left -= len(client.recv(2**20))
+        found = eventually(lambda: calls(shared_daemon, f"?function={function}&longer_s=0.2"), what="write_s is known")
+    assert found[0]["write_s"] >= 0.2
+    phases = shared_daemon.api("GET", f"/stoker/v1/calls/{call['id']}")["phases"]
+    assert phases[-1]["name"] == "write"

@@ -1,0 +1,71 @@
+"""``stoker calls``, ``call``, ``replay`` against a real daemon."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.records.test_calls import MOODY
+from tests.system.daemon import HELLO, PATIENCE_S, ROOT, Daemon
+
+pytestmark = pytest.mark.processes
+
+
+def stoker(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cli", "--url", daemon.url, *arguments],
+        capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def function(shared_daemon: Daemon) -> str:
+    return shared_daemon.deploy("moody", MOODY)
+
+
+def test_a_failing_call_explained(shared_daemon: Daemon, function: str) -> None:
+    good = shared_daemon.invoke(function, "hello").headers["fn-call-id"]
+    bad = shared_daemon.invoke(function, "raise").headers["fn-call-id"]
+    listed = stoker(shared_daemon, "calls", "app", "moody")
+    assert listed.returncode == 0, listed.stderr
+    rows = listed.stdout.splitlines()
+    assert rows[0].split() == ["ID", "AT", "VERSION", "OUTCOME", "TIME", "QUEUE", "START", "KIND", "MEMORY"]
+    assert rows[1].startswith(bad)
+    assert "function-failed" in rows[1]
+    assert rows[2].startswith(good)
+    failed = stoker(shared_daemon, "calls", "app", "--failed", "--since", "1h", "--output", "json")
+    assert [item["id"] for item in json.loads(failed.stdout)] == [bad]
+    shown = stoker(shared_daemon, "call", bad)
+    assert shown.returncode == 0, shown.stderr
+    for text in ("app/moody", "function-failed (fault: function)", "handler", "█", "no such mood", "asked for raise"):
+        assert text in shown.stdout
+    assert "what to do next\n  * The handler raised an exception" in shown.stdout
+
+
+def test_slow_takes_a_number_or_none(shared_daemon: Daemon, function: str) -> None:
+    slow = shared_daemon.invoke(function, "sleep0.4").headers["fn-call-id"]
+    for arguments in (("--slow", "0.4"), ("--slow",)):
+        found = stoker(shared_daemon, "calls", "app", "moody", "--output", "json", *arguments)
+        assert [item["id"] for item in json.loads(found.stdout)] == [slow]
+    assert stoker(shared_daemon, "calls", "app", "--slow", "soon").returncode == 2
+
+
+def test_nothing_fits(shared_daemon: Daemon, function: str) -> None:
+    empty = stoker(shared_daemon, "calls", "app", "moody", "--until", "1h")
+    assert (empty.returncode, empty.stdout) == (0, "")
+    assert "No calls that fit" in empty.stderr
+    unknown = stoker(shared_daemon, "call", "01M7Y00C28R00040J6N8000063")
+    assert unknown.returncode == 1
+    assert "Call not found" in unknown.stderr
+
+
+def test_replay(shared_daemon: Daemon) -> None:
+    function = shared_daemon.deploy("again", HELLO, annotations={"stoker.dev/record-bodies": True})
+    call_id = shared_daemon.invoke(function, "Ada").headers["fn-call-id"]
+    assert f"stoker replay {call_id}" in stoker(shared_daemon, "call", call_id).stdout
+    done = stoker(shared_daemon, "replay", call_id)
+    assert (done.returncode, done.stdout) == (0, '{"hello": "Ada"}')
+    assert f"replay of {call_id} as call " in done.stderr
