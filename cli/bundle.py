@@ -9,16 +9,20 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from cli import deps, funcfile, interpreters, requirements
+from cli import deps, funcfile, interpreters, kinds, requirements
 from cli.archive import ArchiveError, Member, Segment, write
 from cli.errors import CliError
 from cli.ignore import FILE_NAME, Ignore
 from cli.output import count, short_digest, size
 from cli.steps import Steps
+
+if TYPE_CHECKING:
+    from cli.image import Image
 
 LAYER_FILE = "python.layer"
 """Names the layer in a bundle that has its dependencies there."""
@@ -42,6 +46,24 @@ class Bundle:
 
 
 @dataclass(slots=True)
+class Recipe:
+    """What a bundle is made of."""
+
+    directory: Path
+    """What becomes ``function/``."""
+    requirements: requirements.Requirements | None = None
+    """What becomes ``python/``; None: there is none of it."""
+    runtime: str = "python"
+    """For which Python."""
+    segments: list[tuple[Path, list[Member]]] = field(default_factory=list)
+    """Compressed already: ``function/node_modules/``."""
+    generated: dict[str, bytes] = field(default_factory=dict)
+    """Files of ``function/`` that are not in the directory."""
+    left_out: set[str] = field(default_factory=lambda: {kinds.BUILT_FILE})
+    """Names at the top of the directory that stay out."""
+
+
+@dataclass(slots=True)
 class Source:
     """What of a directory goes into its bundle."""
 
@@ -60,23 +82,46 @@ def build(
     refresh: bool = False,
     python: interpreters.Interpreter | None = None,
     layered: bool = False,
+    image: Image | None = None,
 ) -> Bundle:
     """Make the bundle of ``directory`` at ``output``, which appears whole or not at all.
 
     ``python``: what the dependencies are for, when the daemon has said it; else the runtime's is looked for here.
-    ``layered``: the bundle only names the layer that its dependencies are; see `cli.push`.
+    ``layered``: the bundle only names the layer that its dependencies are; see `cli.push`. ``image``: what a Dockerfile
+    that was read already makes of the directory.
 
     Raises:
       CliError: something cannot be bundled, or the dependencies cannot be installed.
     """
-    with steps.step("dependencies") as step:
-        wanted = requirements.read(directory / "requirements.txt")
-        python = python or interpreters.for_runtime(found.runtime)
-        resolved = deps.provide(wanted, python, step, refresh=refresh)
+    if found.build or found.starts_program or image is not None:
+        from cli.recipes import recipe_of
+
+        with recipe_of(directory, found, steps, image, refresh=refresh) as recipe:
+            return _build(recipe, found, output, steps, refresh=refresh, python=python, layered=layered)
+    recipe = Recipe(directory, requirements.read(directory / "requirements.txt"), runtime=found.runtime)
+    return _build(recipe, found, output, steps, refresh=refresh, python=python, layered=layered)
+
+
+def _build(
+    recipe: Recipe,
+    found: funcfile.FuncFile,
+    output: Path,
+    steps: Steps,
+    *,
+    refresh: bool,
+    python: interpreters.Interpreter | None,
+    layered: bool,
+) -> Bundle:
+    directory, resolved = recipe.directory, None
+    if recipe.requirements is not None:
+        with steps.step("dependencies") as step:
+            python = python or interpreters.for_runtime(recipe.runtime)
+            resolved = deps.provide(recipe.requirements, python, step, refresh=refresh)
     with steps.step("bundle") as step:
         source = collect(directory)
+        source.files = [pair for pair in source.files if pair[0].partition("/")[0] not in recipe.left_out]
         try:
-            bundle = _assemble(source, resolved, output, layered=layered)
+            bundle = _assemble(source, recipe, resolved, output, layered=layered)
         except ArchiveError as exc:
             raise CliError(f"cannot bundle {directory}: {exc}", hint=f"name what to leave out in {FILE_NAME}") from exc
         except FileNotFoundError as exc:
@@ -87,41 +132,44 @@ def build(
     return bundle
 
 
-def _assemble(source: Source, resolved: deps.Dependencies | None, output: Path, *, layered: bool) -> Bundle:
+def _assemble(
+    source: Source, recipe: Recipe, resolved: deps.Dependencies | None, output: Path, *, layered: bool
+) -> Bundle:
     layer = resolved if layered else None
-    inside = resolved if not layered else None
-    with tempfile.TemporaryFile() as own:
+    more = list(recipe.segments)
+    if resolved is not None and not layered:
+        more.append((resolved.layer, resolved.members))
+    with tempfile.TemporaryFile() as own, ExitStack() as files:
         segment = Segment(own)
         for name, path in source.files:
             data, mode = (b"", 0) if name.endswith("/") else _read(path)
             segment.add(f"function/{name}", data, executable=bool(mode & 0o100))
+        for name, data in sorted(recipe.generated.items()):
+            segment.add(f"function/{name}", data)
         if layer is not None:
             segment.add(LAYER_FILE, f"{layer.digest}\n".encode())
         own.seek(0)
         segments: list[tuple[BinaryIO, list[Member]]] = [(own, segment.members)]
+        segments += [(files.enter_context(open(path, "rb")), members) for path, members in more]
         try:
             number, partial = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
         except OSError as exc:
             raise CliError(f"cannot write {output}: {exc.strerror}") from exc
         try:
             with open(number, "wb") as target:
-                if inside is None:
-                    digest, packed, unpacked = write(target, segments)
-                else:
-                    with open(inside.layer, "rb") as file:
-                        digest, packed, unpacked = write(target, [*segments, (file, inside.members)])
+                digest, packed, unpacked = write(target, segments)
             os.chmod(partial, 0o644)
             os.replace(partial, output)
         except BaseException:
             os.unlink(partial)
             raise
-    files = sum(not m.name.endswith("/") for m in [*segment.members, *(inside.members if inside else ())])
+    number_of_files = sum(not m.name.endswith("/") for _, members in segments for m in members)
     return Bundle(
         path=output,
         digest=f"sha256:{digest}",
         packed_bytes=packed,
         unpacked_bytes=unpacked,
-        files=files,
+        files=number_of_files,
         dependencies_cached=resolved is None or resolved.cached,
         layer=layer,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cli import pcu
+from cli import kinds, pcu
 from cli.items import FuncFileError, Item, parse
 
 FILE_NAMES = ("func.yaml", "func.yml", "func.json")
@@ -24,13 +24,12 @@ IDLE_TIMEOUT_S_MAX = 3600
 
 KNOWN = {
     "schema_version", "name", "version", "runtime", "entrypoint", "memory", "timeout", "idle_timeout", "config",
-    "annotations", "triggers", "deploy", "expects",
+    "annotations", "triggers", "deploy", "expects", "build", "cmd",
 }  # fmt: skip
 ACCEPTED = {
-    "build_image", "run_image", "cmd", "content_type", "type", "signing_details", "build", "freeform_tags",
-    "defined_tags",
+    "build_image", "run_image", "content_type", "type", "signing_details", "freeform_tags", "defined_tags",
 }  # fmt: skip
-"""Keys of ``fn`` that mean nothing here: no image is built. ``build`` and ``detached_mode`` are warned about."""
+"""Keys of ``fn`` that mean nothing here: no image is built. ``detached_mode`` is warned about."""
 OCI_KNOWN = {"provisioned_concurrency", "detached_mode", "pbf", "freeform_tags", "defined_tags"}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,254}")
@@ -60,6 +59,14 @@ class FuncFile:
     runtime: str = "python"
     handler_file: str = "func.py"
     handler_name: str = "handler"
+    command: list[str] = field(default_factory=list)
+    """A program of one's own and its arguments, in place of a handler; for other languages perhaps still empty."""
+    cmd: list[str] = field(default_factory=list)
+    """The words of ``cmd`` alone, when there is no entrypoint."""
+    build: list[str] = field(default_factory=list)
+    """Shell lines to be run before the bundle is made."""
+    registry: str = ""
+    """What the image's name begins with, when it has no registry of its own."""
     memory: int | None = None
     timeout: int | None = None
     idle_timeout: int | None = None
@@ -73,8 +80,17 @@ class FuncFile:
 
     @property
     def image(self) -> str:
-        """``name:version``, what the bundle is called at the daemon."""
-        return f"{self.name}:{self.version}"
+        """``name:version``, what the bundle is called at the daemon; after the registry, as ``fn`` names images."""
+        return (
+            f"{self.registry.rstrip('/')}/{self.name}:{self.version}"
+            if self.registry
+            else (f"{self.name}:{self.version}")
+        )
+
+    @property
+    def starts_program(self) -> bool:
+        """Whether it is no Python handler but a program that follows the Fn contract by itself."""
+        return bool(self.command) or bool(kinds.family(self.runtime))
 
 
 def find(directory: Path) -> Path:
@@ -135,7 +151,8 @@ class _Reader:
                     version, "version", "must be like 0.0.1 (letters, digits, '_', '.', '-'; at most 128)"
                 )
         found.runtime = self._runtime()
-        found.handler_file, found.handler_name = self._handler()
+        self._start(found)
+        found.build = self._build()
         found.memory = self._number("memory", "MiB", MEMORY_MIB_MAX)
         found.timeout = self._number("timeout", "seconds", TIMEOUT_S_MAX)
         found.idle_timeout = self._number("idle_timeout", "seconds", IDLE_TIMEOUT_S_MAX)
@@ -144,8 +161,6 @@ class _Reader:
         found.triggers = self._triggers()
         found.provisioned_concurrency = self._provisioned_concurrency()
         found.required_config = self._expects()
-        if "build" in root.members:
-            self._warn(root.members["build"], "build", "is not run: nothing is built but the bundle")
         found.warnings = self._warnings
         return found
 
@@ -175,37 +190,58 @@ class _Reader:
         item = self._root.members.get("runtime")
         if item is None:
             return "python"
-        match = _RUNTIME.fullmatch(self._text(item, "runtime"))
+        text = self._text(item, "runtime")
+        if kinds.family(text):
+            return text
+        match = _RUNTIME.fullmatch(text)
         if match is None:
-            error = self._wrong(item, "runtime", "must be python or python3.N, for example python3.12")
-            if item.text == "docker":
-                error.hint = (
-                    "a Dockerfile is not built here: write 'runtime: python', name packages in requirements.txt, "
-                    "and install what else the Dockerfile installs on this machine"
-                )
-            raise error
+            raise self._wrong(
+                item, "runtime",
+                "must be python, python3.N, node, go, java, kotlin, ruby, dotnet, docker (a Dockerfile) or exec",
+            )  # fmt: skip
         return f"python3.{match[1]}" if match[1] else "python"
 
-    def _handler(self) -> tuple[str, str]:
-        """File and name of the handler, from ``/python/bin/fdk /function/func.py handler``."""
-        words: list[str] = []
+    def _start(self, found: FuncFile) -> None:
+        """What is called or started, from ``entrypoint`` and ``cmd``: a handler, or a program of one's own."""
+        entrypoint, cmd = self._words("entrypoint"), self._words("cmd")
         item = self._root.members.get("entrypoint")
-        for key in ("entrypoint", "cmd"):
-            given = self._root.members.get(key)
-            if given is not None and given.kind != "null":
-                try:
-                    words += shlex.split(self._text(given, key))
-                except ValueError as exc:
-                    raise self._wrong(given, key, f"cannot be split into words ({exc})") from exc
+        is_fdk = bool(entrypoint) and entrypoint[0].rpartition("/")[2] == "fdk"
+        if kinds.family(found.runtime) or (entrypoint and not is_fdk):
+            found.command = [*entrypoint, *cmd] if entrypoint else []
+            found.cmd = [] if entrypoint else cmd
+            return
+        found.handler_file, found.handler_name = self._handler([*entrypoint, *cmd] if entrypoint else [], item)
+
+    def _words(self, key: str) -> list[str]:
+        given = self._root.members.get(key)
+        if given is None or given.kind == "null":
+            return []
+        try:
+            words = shlex.split(self._text(given, key))
+        except ValueError as exc:
+            raise self._wrong(given, key, f"cannot be split into words ({exc})") from exc
+        if not all(word.isprintable() for word in words):
+            raise self._wrong(given, key, "must be printable characters")
+        return words
+
+    def _build(self) -> list[str]:
+        item = self._root.members.get("build")
+        if item is None or item.kind == "null":
+            return []
+        if item.kind != "list":
+            raise self._wrong(item, "build", "must be a list of shell lines")
+        return [self._text(line, f"build[{number}]") for number, line in enumerate(item.elements)]
+
+    def _handler(self, words: list[str], item: Item | None) -> tuple[str, str]:
+        """File and name of the handler, from ``/python/bin/fdk /function/func.py handler``."""
         if item is None or not words:
             file, name = "func.py", "handler"
         else:
             rule = "must be like '/python/bin/fdk /function/func.py handler'"
-            at = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
-            if at is None or at == 0 or not words[at - 1].endswith("fdk") or len(words) > at + 2:
+            if len(words) not in (2, 3) or not words[1].endswith(".py"):
                 raise self._wrong(item, "entrypoint", rule)
-            file = words[at].removeprefix("/function/")
-            name = words[at + 1] if len(words) > at + 1 else "handler"
+            file = words[1].removeprefix("/function/")
+            name = words[2] if len(words) > 2 else "handler"
             if any(part in ("", ".", "..") for part in file.split("/")) or not _IDENTIFIER.fullmatch(name):
                 raise self._wrong(item, "entrypoint", rule)
         if not (self._path.parent / file).is_file():
@@ -326,8 +362,10 @@ class _Reader:
         return FuncFileError(f"{self._path.name} line {item.line}: {field_name}{rule}, not {item.shown()}")
 
 
-def bump(found: FuncFile) -> str:
-    """Raise the last part of the version in the file, leaving every other byte as it is; the new version.
+def bump(found: FuncFile, part: str = "patch") -> str:
+    """Raise a part of the version in the file, leaving every other byte as it is; the new version.
+
+    ``part``: ``major``, ``minor`` or ``patch``; the parts after it become 0.
 
     Raises:
       FuncFileError: the version is not three numbers.
@@ -335,7 +373,8 @@ def bump(found: FuncFile) -> str:
     parts = found.version.split(".")
     if len(parts) != 3 or not all(part.isdigit() for part in parts):
         raise FuncFileError(f"{found.path.name}: cannot bump version {found.version!r}: it is not like 0.0.1")
-    new = f"{parts[0]}.{parts[1]}.{int(parts[2]) + 1}"
+    major, minor, patch = map(int, parts)
+    new = {"major": f"{major + 1}.0.0", "minor": f"{major}.{minor + 1}.0"}.get(part, f"{major}.{minor}.{patch + 1}")
     lines = found.path.read_text(encoding="utf-8").splitlines(keepends=True)
     if found.version_line:
         at = found.version_line - 1

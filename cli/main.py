@@ -22,6 +22,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "deploy": ("deploy", "Bundle a function, send it, and put it into service."),
         "build": ("deploy", "Make the bundle of a function."),
         "push": ("deploy", "Send a bundle to the daemon under a name."),
+        "watch": ("watch", "Deploy a function now, and again whenever a file of it changes."),
+        "bump": ("bump", "Raise the version in func.yaml."),
         "rollback": ("versions", "Put an earlier version of a function back into service."),
         "versions": ("versions", "List the versions of a function."),
     },
@@ -56,9 +58,9 @@ COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in sect
 ALIASES = {"list": "ls", "rm": "delete"}
 
 EPILOG = """\b
-Where the daemon is: --url, STOKER_URL or FN_API_URL; else the unix socket
-(STOKER_SOCKET, $XDG_RUNTIME_DIR/stoker/stoker.sock, /run/stoker/stoker.sock,
-./.stoker/stoker.sock); else http://127.0.0.1:8080.
+Where the daemon is: --url, STOKER_URL, FN_API_URL, STOKER_SOCKET, or the current
+context of fn; else the unix socket ($XDG_RUNTIME_DIR/stoker/stoker.sock,
+/run/stoker/stoker.sock, ./.stoker/stoker.sock); else http://127.0.0.1:8080.
 
 \b
 Exit codes: 0 done, 1 it failed, 2 wrong usage, 130 interrupted.

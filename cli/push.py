@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from cli import interpreters
+from cli import interpreters, kinds
 from cli.api import Api, Json, api_error, decode
 from cli.deps import Dependencies
 from cli.errors import ApiError, CliError
@@ -32,7 +32,7 @@ def daemons_python(api: Api, runtime: str) -> interpreters.Interpreter | None:
     Raises:
       CliError: the daemon has none; told before anything is resolved for it.
     """
-    if runtime == "python":
+    if runtime == "python" or kinds.family(runtime):
         return None
     items = (api.call("GET", "/stoker/v1/runtimes") or {}).get("items") or []
     for item in items:

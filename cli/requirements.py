@@ -42,21 +42,24 @@ class Requirements:
         ]
 
 
-def read(path: Path) -> Requirements:
+def read(path: Path, *, keep_fdk: bool = False) -> Requirements:
     """Read a requirements file and all it includes; an absent one is empty.
+
+    ``keep_fdk``: for a program that is not run by our worker and so needs the FDK of its own.
 
     Raises:
       CliError: an included file is missing or not text.
     """
     found = Requirements()
     if path.exists():
-        _Reader(found).read(path, constraint=False, parent="")
+        _Reader(found, keep_fdk=keep_fdk).read(path, constraint=False, parent="")
     return found
 
 
 class _Reader:
-    def __init__(self, found: Requirements) -> None:
+    def __init__(self, found: Requirements, *, keep_fdk: bool) -> None:
         self._found = found
+        self._keep_fdk = keep_fdk
         self._seen: set[tuple[str, bool]] = set()
 
     def read(self, path: Path, *, constraint: bool, parent: str) -> None:
@@ -93,7 +96,7 @@ class _Reader:
             self._requirement(path, line, place, constraint)
 
     def _requirement(self, path: Path, line: str, place: str, constraint: bool) -> None:
-        if _FDK.match(line):
+        if _FDK.match(line) and not self._keep_fdk:
             return
         name, marker, rest = line.partition(";")
         direct = re.fullmatch(r"([A-Za-z0-9._\-]+\s*(?:\[[^\]]*\])?\s*@\s*)?(file:(?://)?)?(.+?)(\[[^\]]*\])?\s*", name)

@@ -1,7 +1,8 @@
 """Requests to the daemon over TCP or a unix socket, with the standard library's HTTP client.
 
-Where the daemon is: ``--url``, ``STOKER_URL`` or ``FN_API_URL``; else the first unix socket that exists of
-``STOKER_SOCKET``, ``$XDG_RUNTIME_DIR/stoker/stoker.sock``, ``/run/stoker/stoker.sock``, ``./.stoker/stoker.sock``; else
+Where the daemon is: ``--url``, ``STOKER_URL``, ``FN_API_URL``, the unix socket ``STOKER_SOCKET``, or the current
+context of ``fn`` (see `cli.contexts`); else the first unix socket that exists of
+``$XDG_RUNTIME_DIR/stoker/stoker.sock``, ``/run/stoker/stoker.sock``, ``./.stoker/stoker.sock``; else
 ``http://127.0.0.1:8080``.
 """
 
@@ -90,6 +91,10 @@ def find_endpoint(url: str | None, environ: Mapping[str, str]) -> Endpoint:
             return parse_url(environ[name], source=name)
     if environ.get("STOKER_SOCKET"):
         return Endpoint("unix", socket=environ["STOKER_SOCKET"])
+    from cli import contexts
+
+    if named := contexts.api_url(environ):
+        return parse_url(named, source=f"the context {contexts.current(environ).name} of fn")
     candidates = ["/run/stoker/stoker.sock", os.path.join(os.getcwd(), ".stoker", "stoker.sock")]
     if environ.get("XDG_RUNTIME_DIR"):
         candidates.insert(0, os.path.join(environ["XDG_RUNTIME_DIR"], "stoker", "stoker.sock"))

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from cli.commands.deploy import HTTP_ENDPOINT, PCU_OPTION
+from cli.commands.deploy import PCU_OPTION
+from cli.deployment import HTTP_ENDPOINT
 from cli.funcfile import IDLE_TIMEOUT_S_MAX, MEMORY_MIB_MAX, TIMEOUT_S_MAX
 from cli.groups import Named
 from cli.options import APP, FUNCTION, TRIGGER, Settings, common, key_json, key_values

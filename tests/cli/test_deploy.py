@@ -281,7 +281,7 @@ def test_push_tells_of_functions_that_waited(stoker: Stoker, daemon: FakeDaemon,
         (["push", "x.zip", "hello"], "'hello' is not NAME:VERSION, for example hello:0.0.1"),
         (["push", "missing.zip", "hello:1"], "Path 'missing.zip' does not exist."),
         (["build", "hello"], "Missing option '-o'."),
-        (["deploy", "hello"], "Missing option '--app'."),
+        (["deploy", "hello"], "--app is missing, and there is no app.yaml that names one"),
     ],
 )
 def test_usage_errors(bare_stoker: Stoker, tmp_path: Path, function: Path, arguments: list[str], why: str) -> None:

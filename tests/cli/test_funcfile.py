@@ -111,8 +111,8 @@ ERRORS: list[tuple[str, str]] = [
     (HEAD.replace("hello", "a/b"), "func.yaml line 2: name: must be letters, digits, '.', '_' and '-', beginning with"),
     (HEAD.replace("hello", "[]"), "func.yaml line 2: name: must be text, not a list"),
     (HEAD + "version: a b\n", "func.yaml line 3: version: must be like 0.0.1 (letters, digits, '_', '.', '-'; at most 128), "),
-    (HEAD + "runtime: node\n", "func.yaml line 3: runtime: must be python or python3.N, for example python3.12, not 'node'"),
-    (HEAD + "runtime: python2\n", "func.yaml line 3: runtime: must be python or python3.N, for example python3.12, "),
+    (HEAD + "runtime: cobol\n", "func.yaml line 3: runtime: must be python, python3.N, node, go, java, kotlin, "),
+    (HEAD + "runtime: python2\n", "func.yaml line 3: runtime: must be python, python3.N, node, go, java, kotlin, "),
     (HEAD + "memory: 9000\n", "func.yaml line 3: memory: must be a whole number of MiB from 1 to 8192, not '9000'"),
     (HEAD + "memory: 128.5\n", "func.yaml line 3: memory: must be a whole number of MiB from 1 to 8192, not '128.5'"),
     (HEAD + "memory: 256MB\n", "func.yaml line 3: memory: must be a whole number of MiB from 1 to 8192, not '256MB'"),
@@ -123,7 +123,9 @@ ERRORS: list[tuple[str, str]] = [
     (HEAD + "idle_timeout: 3601\n", "func.yaml line 3: idle_timeout: must be a whole number of seconds from 1 to 3600, "),
     (HEAD + "config: [A]\n", "func.yaml line 3: config: must be a map, not a list"),
     (HEAD + "config:\n  A:\n    B: 1\n", "func.yaml line 4: config.A: must be text, not a map"),
-    (HEAD + "entrypoint: python func.py\n", "func.yaml line 3: entrypoint: must be like '/python/bin/fdk /function/func.py "),
+    (HEAD + "entrypoint: fdk func.sh handler\n", "func.yaml line 3: entrypoint: must be like '/python/bin/fdk /function/func"),
+    (HEAD + "build: make\n", "func.yaml line 3: build: must be a list of shell lines"),
+    (HEAD + 'cmd: "a \\x07"\nruntime: exec\n', "func.yaml line 3: cmd: must be printable characters"),
     (HEAD + "entrypoint: fdk /function/../x.py h\n", "func.yaml line 3: entrypoint: must be like "),
     (HEAD + "entrypoint: fdk /function/func.py a-b\n", "func.yaml line 3: entrypoint: must be like "),
     (HEAD + "entrypoint: fdk 'func.py\n", "func.yaml line 3: entrypoint: cannot be split into words (No closing quotation)"),
@@ -163,10 +165,19 @@ def test_errors(tmp_path: Path, text: str, message: str) -> None:
     assert raised.value.message.startswith(message)
 
 
-def test_a_dockerfile_is_not_built(tmp_path: Path) -> None:
-    with pytest.raises(FuncFileError) as raised:
-        load(tmp_path, HEAD + "runtime: docker\n")
-    assert raised.value.hint.startswith("a Dockerfile is not built here: write 'runtime: python'")
+@pytest.mark.parametrize(
+    ("text", "command", "cmd"),
+    [
+        ("runtime: go1.24\n", [], []),
+        ("runtime: docker\n", [], []),
+        ("runtime: node\nentrypoint: node x.js\ncmd: a b\n", ["node", "x.js", "a", "b"], []),
+        ("runtime: java\ncmd: com.example.A::b\n", [], ["com.example.A::b"]),
+        ("entrypoint: python3 func.py 'a b'\n", ["python3", "func.py", "a b"], []),
+    ],
+)
+def test_programs_of_ones_own(tmp_path: Path, text: str, command: list[str], cmd: list[str]) -> None:
+    found = load(tmp_path, HEAD + text)
+    assert (found.starts_program, found.command, found.cmd) == (True, command, cmd)
 
 
 def test_a_file_that_unfolds_without_end_is_refused(tmp_path: Path) -> None:
@@ -195,7 +206,6 @@ def test_no_file(tmp_path: Path) -> None:
             "triggers:\n- {name: x, source: /x, sorce: /y}\n",
             "func.yaml line 4: triggers[0].sorce is not a known key and is ignored; did you mean triggers[0].source?",
         ),
-        ("build:\n- make\n", "func.yaml line 3: build is not run: nothing is built but the bundle"),
         (
             "deploy: {oci: {detached_mode: {timeout: 20m}}}\n",
             "func.yaml line 3: deploy.oci.detached_mode is not used yet",
