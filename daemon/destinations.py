@@ -104,6 +104,11 @@ class Outbox:
         """What a receiver of a function's records checks signatures with."""
         return webhooks.secret(self._key, function_id)
 
+    def forget(self, function_id: str) -> None:
+        """The function was deleted, and its deliveries with it in the same transaction."""
+        for key in [key for key in self.counts if key[0] == function_id]:
+            del self.counts[key]
+
     def prepare(
         self, function: Function, settings: DetachedSettings, call: Call, *, headers: Headers, body: bytes,
         answer: Answer | None, error: StokerError | None, began_at: int,

@@ -93,6 +93,24 @@ METRICS = (
         "stoker_http_timed_out_total", "counter", (), "Connections cut because their client was too slow.",
     ),
     MetricDoc("stoker_clients_left_total", "counter", (), "Calls cancelled because their client had gone."),
+    MetricDoc("stoker_detached_calls", "gauge", (*_FN, "state"), "Detached calls that are not over: queued, running."),
+    MetricDoc("stoker_detached_bytes", "gauge", (), "What they hold in the store (detached.queue_bytes_max)."),
+    MetricDoc("stoker_detached_oldest_seconds", "gauge", _FN, "Age of the oldest detached call that waits."),
+    MetricDoc("stoker_detached_accepted_total", "counter", (), "Detached calls accepted."),
+    MetricDoc("stoker_detached_refused_total", "counter", (), "Detached calls refused: the queue was full."),
+    MetricDoc(
+        "stoker_detached_attempts_total", "counter", (*_FN, "outcome"),
+        "Runs of detached calls. outcome: succeeded, retried (failed, to be run again), dead-letter (failed for good), "
+        "put-back (there was no room).",
+    ),
+    MetricDoc("stoker_dead_letters", "gauge", _FN, "Dead letters."),
+    MetricDoc("stoker_dead_letters_pruned_total", "counter", (), "Dead letters that went: too many, or too old."),
+    MetricDoc(
+        "stoker_deliveries_total", "counter", (*_FN, "outcome", "destination", "status"),
+        "Records of detached calls by outcome of the call (success, failure), kind of destination, and status: "
+        "delivered, failed (given up), dropped (too many were waiting).",
+    ),
+    MetricDoc("stoker_deliveries_pending", "gauge", (), "Records that wait or are being delivered."),
 )  # fmt: skip
 
 
@@ -129,6 +147,8 @@ class Gauges:
     refused: int = 0
     timed_out: int = 0
     clients_left: int = 0
+    samples: Sequence[tuple[str, tuple[str, ...], float]] = ()
+    """Of other parts of the daemon: name (one of `METRICS`), label values, value."""
 
 
 class _Histogram:
@@ -304,6 +324,8 @@ class _Snapshot(Collector):
         self._add_calls(families)
         for gauges in self._gauges.functions:
             _add_function(families, gauges)
+        for name, labels, value in self._gauges.samples:
+            families[name].add_metric(labels, value)
         return iter(families.values())
 
     def _add_node(self, families: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -9,7 +10,7 @@ import trio
 from daemon.bundles import BundleStore
 from daemon.catalog import Catalog
 from daemon.core.views import InstanceView, NodeView, PoolView
-from daemon.http.ops import Connections, InstanceInfo, StartMode
+from daemon.http.ops import Connections, InstanceInfo, Sample, StartMode
 from daemon.interpreters import Interpreters
 from daemon.launcher import Launcher
 from daemon.logs import LogBook
@@ -50,6 +51,8 @@ class Node:
         self.interpreters = interpreters
         self.draining = False
         self.front_door: FrontDoor | None = None
+        self.sources: list[Callable[[], Awaitable[list[Sample]]]] = []
+        """Of numbers for Prometheus; the parts that have some are added by `daemon.serve`."""
         self._supervisor = supervisor
         self._launcher = launcher
         self._since_s = trio.current_time()
@@ -113,6 +116,10 @@ class Node:
             timed_out=stats.timed_out,
             clients_left=stats.clients_left,
         )
+
+    async def samples(self) -> list[Sample]:
+        """What `sources` have."""
+        return [sample for source in self.sources for sample in await source()]
 
     def restart(self, function_id: str) -> int:
         """End the function's idle instances; the floor is filled anew. How many went."""

@@ -30,6 +30,7 @@ from daemon.core.scheduler import Scheduler
 from daemon.deployer import Deployer
 from daemon.destinations import make_outbox
 from daemon.detached import Detached
+from daemon.detached_metrics import DetachedMetrics
 from daemon.http import calls_api, detached_api, fn_api, ops
 from daemon.http.app import make_app
 from daemon.http.calls_api import CallsService
@@ -111,6 +112,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
         def on_forget(function_id: str) -> None:
             janitor.forget(function_id)
             detached.forget(function_id)
+            outbox.forget(function_id)
 
         deployer = Deployer(
             database, catalog, bundles, supervisor, limits=limits, interpreters=interpreters.path_of,
@@ -152,6 +154,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
         )
         front_door.on_slow_reply = recorder.wrote
         node.front_door = front_door
+        node.sources.append(DetachedMetrics(database, catalog, detached, outbox).samples)
         async with trio.open_nursery() as nursery:
             await nursery.start(launcher.run)
             await nursery.start(supervisor.run)

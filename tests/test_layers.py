@@ -56,6 +56,7 @@ FLOORS = {
     "daemon.posts": 3,
     "daemon.webhooks": 3,
     "daemon.detached_keeper": 3,
+    "daemon.detached_metrics": 4,
     "daemon.deployer": 4,
     "daemon.registry": 4,
     "daemon.janitor": 4,

@@ -7,7 +7,7 @@ logs are JSON. Memory is in MiB, lengths of time in seconds.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from daemon.logs import TAIL_LINES_MAX, LogBook, Tail
 from daemon.metrics import CONTENT_TYPE, FunctionGauges, Gauges, Metrics
 from daemon.model import Function, Version
 
+Sample = tuple[str, tuple[str, ...], float]
 NDJSON_TYPE = "application/x-ndjson"
 
 
@@ -101,6 +102,9 @@ class Node(bundle_api.Store, Protocol):
     def connections(self) -> Connections:
         """The front door's numbers."""
 
+    async def samples(self) -> list[Sample]:
+        """Numbers of other parts of the daemon, for Prometheus: name, labels, value."""
+
     def restart(self, function_id: str) -> int:
         """End the function's idle instances; the floor is filled anew. How many went."""
 
@@ -117,7 +121,8 @@ async def health(node: Node, request: ApiRequest) -> ApiReply:
 
 async def metrics(node: Node, request: ApiRequest) -> ApiReply:
     """GET /metrics"""
-    text = await node.metrics.render(gauges(node), partial(_names, node.catalog))
+    now = replace(gauges(node), samples=await node.samples())
+    text = await node.metrics.render(now, partial(_names, node.catalog))
     return ApiReply(body=text.decode(), content_type=CONTENT_TYPE)
 
 

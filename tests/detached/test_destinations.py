@@ -79,6 +79,16 @@ def test_a_failing_call_goes_to_its_failure_destination_and_becomes_a_dead_lette
             "purged": 1, "more": False,
         }  # fmt: skip
         assert daemon.api("GET", "/stoker/v1/deadletters")["items"] == []
+        shown = daemon.request("GET", "/metrics").body.decode()
+        for line in (
+            'stoker_detached_attempts_total{app="app",function="f",outcome="dead-letter"} 2.0',
+            'stoker_detached_attempts_total{app="app",function="f",outcome="retried"} 4.0',
+            'stoker_deliveries_total{app="app",destination="HTTP",function="f",outcome="failure",'
+            'status="delivered"} 2.0',
+            "stoker_detached_accepted_total 1.0",
+            "stoker_detached_bytes 0.0",
+        ):
+            assert line in shown
         missing = daemon.request("POST", f"/stoker/v1/functions/{function}/deadletters/redrive", b'{"calls": ["x"]}')
         assert missing.status == 404
 

@@ -26,6 +26,14 @@ FULL = Gauges(
             pcu_available=29, pcu_in_use=1, pcu_spillover=5,
         )
     ],
+    samples=[
+        ("stoker_detached_calls", ("app", "one", "queued"), 8), ("stoker_detached_bytes", (), 80),
+        ("stoker_detached_oldest_seconds", ("app", "one"), 1.5), ("stoker_detached_accepted_total", (), 9),
+        ("stoker_detached_refused_total", (), 1), ("stoker_dead_letters_pruned_total", (), 1),
+        ("stoker_detached_attempts_total", ("app", "one", "retried"), 2), ("stoker_dead_letters", ("app", "one"), 3),
+        ("stoker_deliveries_total", ("app", "one", "success", "HTTP", "delivered"), 4),
+        ("stoker_deliveries_pending", (), 1),
+    ],
 )  # fmt: skip
 
 

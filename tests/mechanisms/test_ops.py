@@ -77,6 +77,9 @@ class FakeNode:
     def connections(self) -> Connections:
         return Connections(open=2, accepted=5)
 
+    async def samples(self) -> list[ops.Sample]:
+        return [("stoker_detached_bytes", (), 7)]
+
     def restart(self, function_id: str) -> int:
         self.restarted.append(function_id)
         return 1
