@@ -26,6 +26,9 @@ from daemon import VERSION, systemd
 from daemon.bundles import BundleStore
 from daemon.catalog import Catalog
 from daemon.config import Config, Limits
+from daemon.console import pages as console
+from daemon.console.desk import Desk
+from daemon.console.sessions import Sessions
 from daemon.core.scheduler import Scheduler
 from daemon.deployer import Deployer
 from daemon.destinations import make_outbox
@@ -134,6 +137,10 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
             interpreters=interpreters,
         )  # fmt: skip
         route = make_route(catalog, invoker, ids, detached)
+        desk = Desk(
+            node=node, calls=recorder, letters=detached, route=route, sessions=Sessions(trio.current_time),
+            pcu_steps=config.pcu.steps,
+        )  # fmt: skip
         front_door = FrontDoor(
             config.http,
             route=route,
@@ -143,6 +150,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
                     (ops.ROUTES, node),
                     (calls_api.ROUTES, CallsService(catalog, recorder, invoker, ids)),
                     (detached_api.ROUTES, DetachedService(catalog, database, detached, outbox)),
+                    (console.ROUTES, desk),
                 ],
                 route,
                 config.http,

@@ -61,6 +61,7 @@ FLOORS = {
     "daemon.registry": 4,
     "daemon.janitor": 4,
     "daemon.http": 5,
+    "daemon.console": 5,
     "daemon.node": 6,
     "daemon.main": 6,
     "daemon.serve": 6,

@@ -1,0 +1,93 @@
+"""What a page's form sent: fields with their limits, and proof that a page of ours sent it."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qsl
+
+from daemon.errors import BadRequest, Forbidden
+from daemon.http.views import ApiRequest
+
+TOKEN = "stoker_form"
+"""Name of the cookie, and of the hidden field that must be equal to it (double submit)."""
+FIELDS_MAX = 64
+FORM_TYPE = "application/x-www-form-urlencoded"
+
+
+def cookies(request: ApiRequest) -> dict[str, str]:
+    """The request's cookies; none when they cannot be read."""
+    try:
+        return {name: morsel.value for name, morsel in SimpleCookie(request.headers.get("cookie", "")).items()}
+    except CookieError:
+        return {}
+
+
+def token_of(request: ApiRequest) -> tuple[str, list[tuple[str, str]]]:
+    """The form token of this browser, and the header that sets it when it had none.
+
+    A page of another origin can neither read nor set the cookie (SameSite=Strict), so it cannot send a form whose
+    field equals it. The front door's check of Origin stands before it; this one does not depend on it.
+    """
+    known = cookies(request).get(TOKEN, "")
+    if len(known) >= 32:
+        return known, []
+    fresh = secrets.token_urlsafe(24)
+    return fresh, [("Set-Cookie", f"{TOKEN}={fresh}; Path=/console/; SameSite=Strict; HttpOnly")]
+
+
+def parse(request: ApiRequest) -> dict[str, str]:
+    """The fields of a form.
+
+    Raises:
+      BadRequest: it is not a form, or has too many fields.
+      Forbidden: it was not sent by a page that this browser got from here.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != FORM_TYPE:
+        raise BadRequest("not a form", detail=f"Content-Type must be {FORM_TYPE}")
+    try:
+        pairs = parse_qsl(request.body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX)
+    except ValueError as exc:
+        raise BadRequest("form cannot be read", detail=str(exc)) from exc
+    fields = dict(pairs)
+    expected = cookies(request).get(TOKEN, "")
+    if not expected or not hmac.compare_digest(fields.pop(TOKEN, "").encode(), expected.encode()):
+        raise Forbidden("this form is too old, or was not sent by the console", detail="load the page again")
+    return fields
+
+
+def whole(fields: dict[str, str], name: str, *, low: int, high: int) -> int:
+    """A whole number.
+
+    Raises:
+      BadRequest: names the field and what is allowed.
+    """
+    text = fields.get(name, "").strip()
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and low <= int(text) <= high):
+        raise BadRequest(f"{name}: must be a whole number from {low} to {high}, not {text[:40]!r}")
+    return int(text)
+
+
+def pairs(fields: dict[str, str], name: str, *, separator: str = "=") -> dict[str, str]:
+    """``KEY=VALUE`` lines (or ``Name: value``, by ``separator``); empty ones do not count.
+
+    Raises:
+      BadRequest: a line is neither.
+    """
+    found: dict[str, str] = {}
+    for line in fields.get(name, "").splitlines():
+        if not line.strip():
+            continue
+        key, there, value = line.partition(separator)
+        if not there or not key.strip():
+            raise BadRequest(f"{name}: each line must be KEY{separator}VALUE, not {line[:60]!r}")
+        found[key.strip()] = value.strip() if separator == ":" else value
+    return found
+
+
+def text_of(config: Any) -> str:
+    """A configuration as the lines of a form."""
+    return "\n".join(f"{key}={value}" for key, value in sorted(config.items()))

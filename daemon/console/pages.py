@@ -1,0 +1,268 @@
+"""The pages that show something, and the table of all routes of the console."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from daemon import permissions as perm
+from daemon.calls import CallRecord, advice, phases
+from daemon.console import actions, charts, forms, function_page
+from daemon.console.desk import Desk
+from daemon.console.render import duration, page, see_other, size, static, when
+from daemon.console.sessions import COOKIE, SESSION_S
+from daemon.errors import NotFound, StokerError
+from daemon.http.views import ApiReply, ApiRequest, Handler, Route
+from daemon.recorder import Question, time_of
+
+CALLS_SHOWN = 50
+SHOWS = [("", "all"), ("failed", "failed"), ("slow", "the slowest twentieth"), ("cold", "cold starts")]
+SINCES = [("", "ever"), ("900", "15 minutes"), ("3600", "an hour"), ("86400", "a day"), ("604800", "a week")]
+
+
+async def overview(desk: Desk, request: ApiRequest) -> ApiReply:
+    """GET /console/: all functions by app."""
+    token, headers = forms.token_of(request)
+    hours = await desk.hours()
+    apps = [
+        {
+            "id": app.id,
+            "name": app.name,
+            "functions": [_summary(desk, function, hours) for function in desk.catalog.functions_of(app.id)],
+        }
+        for app in sorted(desk.catalog.apps.values(), key=lambda app: app.name)
+    ]
+    view = desk.node.view()
+    alive = sum(view.instances.values())
+    return page(
+        "overview.html", here="Functions", token=token, headers=headers, apps=apps, done=actions.done(request),
+        error=None, functions=list(desk.catalog.functions),
+        node={
+            "instances": f"{alive} instance{'' if alive == 1 else 's'}",
+            "reserved": view.used_mib, "limit": view.memory_mib,
+        },
+    )  # fmt: skip
+
+
+def _summary(desk: Desk, function: Any, hours: dict[str, Any]) -> dict[str, Any]:
+    pool = desk.node.pool(function.id)
+    hour = hours.get(function.id)
+    per_minute = list(hour.per_minute) if hour else []
+    calls = hour.calls if hour else 0
+    return {
+        "id": function.id,
+        "name": function.name,
+        "state": desk.state_of(function),
+        "version": f"{function.live.number} · {function.live.image}",
+        "memory_mib": function.live.memory_mib,
+        "timeout_s": function.live.timeout_s,
+        "pcu": function_page.pcu_text(pool.pcu) if pool else "-",
+        "instances": sum(pool.instances.values()) if pool else 0,
+        "calls": calls,
+        "errors": hour.errors if hour else 0,
+        "spark": charts.sparkline(per_minute, label=f"{calls} calls in the last hour, by minute") if calls else "",
+    }
+
+
+async def app_page(desk: Desk, request: ApiRequest) -> ApiReply:
+    """GET /console/apps/{app_id}"""
+    return await actions.show_app(desk, request, request.params["app_id"])
+
+
+async def function(desk: Desk, request: ApiRequest) -> ApiReply:
+    """GET /console/functions/{id}"""
+    return await function_page.show(desk, request, done=actions.done(request))
+
+
+async def calls(desk: Desk, request: ApiRequest) -> ApiReply:
+    """GET /console/calls?function=&show=&since=&before=: calls that have ended, newest first."""
+    token, headers = forms.token_of(request)
+    now = desk.now()
+    show = request.first("show") if request.first("show") in dict(SHOWS) else ""
+    since = request.first("since") if request.first("since") in dict(SINCES) else ""
+    function_id, before = request.first("function"), request.first("before")
+    question = Question(
+        function_id=function_id, failed=show == "failed", slow=show == "slow", cold=show == "cold",
+        since=now - int(since) if since else 0.0, before_id=before,
+        until=time_of(before) + 1.0 if before and time_of(before) else float("inf"),
+    )  # fmt: skip
+    found = await desk.calls.find(question, limit=CALLS_SHOWN)
+    older = ""
+    if found.more and found.records:
+        older = f"?function={function_id}&show={show}&since={since}&before={found.records[-1].id}"
+    functions = [
+        {"id": f.id, "name": f.name, "app": desk.name_of(f.id).partition("/")[0]}
+        for f in sorted(desk.catalog.functions.values(), key=lambda f: desk.name_of(f.id))
+    ]
+    return page(
+        "calls.html", here="Calls", token=token, headers=headers, error=None, done="", calls=found.records, now=now,
+        older=older, functions=functions, shows=SHOWS, sinces=SINCES,
+        chosen={"function": function_id, "show": show, "since": since},
+    )  # fmt: skip
+
+
+async def call(desk: Desk, request: ApiRequest) -> ApiReply:
+    """GET /console/calls/{call_id}: one call with its timeline."""
+    call_id = request.params["call_id"]
+    record = await desk.calls.get(call_id, at=time_of(call_id))
+    if record is None:
+        raise NotFound(f"no record of a call {call_id[:64]}")
+    known = desk.catalog.function(record.function_id)
+    parts = [(name, length) for name, _, length in phases(record)]
+    live = known.live if known else None
+    return page(
+        "call.html", here="Calls", error=None, done="", call=record, known=known is not None, phases=parts,
+        bar=charts.timeline(parts, show=duration), facts=_facts(desk, record),
+        advice=" ".join(
+            advice(record, timeout_s=live.timeout_s if live else 0.0, memory_mib=live.memory_mib if live else 0)
+        ),
+        logs=await desk.logs(record.function_id, call_id=record.id),
+    )  # fmt: skip
+
+
+def _facts(desk: Desk, record: CallRecord) -> list[tuple[str, str]]:
+    facts = [
+        ("Admitted", when(record.at)),
+        ("Function", f"{desk.name_of(record.function_id)}, version {record.version}"),
+        ("Kind", record.kind),
+        ("Start", record.start_kind or "it never got an instance"),
+        ("Instance", str(record.instance or "-")),
+        ("Status", str(record.status)),
+        ("Whose fault", record.fault),
+        ("Request", size(record.bytes_in)),
+        ("Answer", size(record.bytes_out)),
+        ("Processor time", duration(record.cpu_s) if record.cpu_s >= 0 else "-"),
+        ("Memory", size(record.memory_bytes) if record.memory_bytes > 0 else "-"),
+        ("Caller", record.caller or "-"),
+    ]
+    return [fact for fact in facts if fact[1] != "none"]
+
+
+async def instances(desk: Desk, request: ApiRequest) -> ApiReply:
+    """GET /console/instances"""
+    found = sorted(desk.node.instances(), key=lambda i: (i.app, i.function, i.id))
+    return page("instances.html", here="Instances", error=None, done="", instances=found)
+
+
+async def dead_letters(desk: Desk, request: ApiRequest) -> ApiReply:
+    """GET /console/deadletters"""
+    token, headers = forms.token_of(request)
+    letters = [
+        {
+            "id": letter.id,
+            "at": letter.ended_at / 1000,
+            "function_id": letter.function_id,
+            "function": desk.name_of(letter.function_id),
+            "known": desk.catalog.function(letter.function_id) is not None,
+            "why": actions.why(letter.error),
+            "attempts": letter.attempts,
+        }
+        for letter in await desk.dead_letters()
+    ]
+    return page(
+        "deadletters.html", here="Dead letters", error=None, done=actions.done(request), token=token, headers=headers,
+        letters=letters, now=desk.now(),
+    )  # fmt: skip
+
+
+async def node(desk: Desk, request: ApiRequest) -> ApiReply:
+    """GET /console/node: memory, numbers, isolation."""
+    view = desk.node.view()
+    budget = []
+    for found in desk.catalog.functions.values():
+        if (pool := desk.node.pool(found.id)) and (pool.held_mib or pool.pcu.requested):
+            budget.append(
+                {
+                    "id": found.id,
+                    "name": desk.name_of(found.id),
+                    "instances": sum(pool.instances.values()),
+                    "held_mib": pool.held_mib,
+                    "pcu": function_page.pcu_text(pool.pcu),
+                }
+            )
+    connections = desk.node.connections()
+    facts = [
+        ("Instances", ", ".join(f"{count} {state}" for state, count in view.instances.items() if count) or "none"),
+        ("Templates", str(view.templates)),
+        ("Calls that wait", str(view.waiting)),
+        ("Connections", f"{connections.open} open, {connections.accepted} since the start"),
+        ("Requests refused", str(connections.refused)),
+        ("Log bytes dropped", size(desk.node.log_book.dropped_bytes)),
+    ]
+    return page(
+        "node.html", here="Node", error=None, done="", draining=desk.node.draining, uptime_s=desk.node.uptime_s,
+        view=view, budget=sorted(budget, key=lambda row: str(row["name"])), facts=facts, doctor=await desk.doctor(),
+    )  # fmt: skip
+
+
+async def asset(desk: Desk, request: ApiRequest) -> ApiReply:
+    """GET /console/static/{name}"""
+    found = static(request.params["name"])
+    if found is None:
+        raise NotFound(f"no file {request.params['name'][:64]}")
+    return found
+
+
+async def to_overview(desk: Desk, request: ApiRequest) -> ApiReply:
+    """GET /console"""
+    return see_other("/console/")
+
+
+async def login(desk: Desk, request: ApiRequest) -> ApiReply:
+    """GET /console/login?token=: use a one-time link."""
+    secret = desk.sessions.redeem(request.first("token"))
+    secure = "; Secure" if request.base_url.startswith("https:") else ""
+    # Path=/: the live logs are beside the console, not beneath it.
+    cookie = f"{COOKIE}={secret}; Path=/; Max-Age={SESSION_S:.0f}; SameSite=Strict; HttpOnly{secure}"
+    return see_other("/console/", headers=[("Set-Cookie", cookie)])
+
+
+async def make_link(desk: Desk, request: ApiRequest) -> ApiReply:
+    """POST /stoker/v1/console/links: a one-time link that signs in as whoever asks; for ``stoker console``."""
+    path = f"/console/login?token={desk.sessions.link(request.principal)}"
+    return ApiReply(body={"url": f"{request.base_url}{path}", "path": path})
+
+
+def sign_in_page() -> ApiReply:
+    """What somebody gets who is not signed in."""
+    return page(
+        "message.html", status=401, here="", error=None, done="", heading="Sign in",
+        text="Run 'stoker console' on this machine: it prints a link that signs you in.", detail="",
+    )  # fmt: skip
+
+
+_GET = [
+    Route("GET", "/console", to_overview, perm.EVERYBODY),
+    Route("GET", "/console/", overview, perm.FUNCTION_LIST),
+    Route("GET", "/console/login", login, perm.EVERYBODY),
+    Route("GET", "/console/static/{name}", asset, perm.EVERYBODY),
+    Route("GET", "/console/apps/{app_id}", app_page, perm.APP_READ.of_app("app_id")),
+    Route("GET", "/console/functions/{id}", function, perm.FUNCTION_READ.of_function("id")),
+    Route("GET", "/console/calls", calls, perm.NODE_READ),
+    Route("GET", "/console/calls/{call_id}", call, perm.NODE_READ),
+    Route("GET", "/console/instances", instances, perm.NODE_READ),
+    Route("GET", "/console/deadletters", dead_letters, perm.NODE_READ),
+    Route("GET", "/console/node", node, perm.NODE_READ),
+    Route("POST", "/stoker/v1/console/links", make_link, perm.FUNCTION_LIST),
+]
+
+
+def _with_error_pages(handler: Handler) -> Handler:
+    """The handler, its errors as pages: who sees them is a person."""
+
+    async def answer(desk: Any, request: ApiRequest) -> ApiReply:
+        try:
+            return await handler(desk, request)
+        except StokerError as error:
+            return page(
+                "message.html", status=error.status, here="", error=None, done="",
+                heading=error.message[:1].upper() + error.message[1:], text="", detail=error.detail,
+            )  # fmt: skip
+
+    return answer
+
+
+ROUTES = [
+    replace(route, handler=_with_error_pages(route.handler)) if route.path.startswith("/console") else route
+    for route in [*_GET, *actions.ROUTES]
+]

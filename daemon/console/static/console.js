@@ -1,0 +1,47 @@
+"use strict";
+// The pages work without this file. It adds live logs, nothing else.
+const LINES_MAX = 1000; // what the page keeps; older ones leave
+
+for (const button of document.querySelectorAll("button[data-live]")) {
+  const target = document.getElementById(button.dataset.target);
+  let source = null;
+  button.hidden = false;
+
+  const stop = (text) => {
+    if (source) source.close();
+    source = null;
+    button.setAttribute("aria-pressed", "false");
+    button.textContent = text || "Follow live";
+  };
+
+  const show = (line) => {
+    const atEnd = target.scrollHeight - target.scrollTop - target.clientHeight < 40;
+    const row = document.createElement("div");
+    const time = document.createElement("time");
+    const text = document.createElement("span");
+    row.className = "line " + (["stdout", "stderr", "platform"].includes(line.stream) ? line.stream : "");
+    time.textContent = new Date(line.at || Date.now()).toTimeString().slice(0, 8);
+    text.textContent = " " + line.line;
+    row.append(time, text);
+    for (const note of target.querySelectorAll("p")) note.remove();
+    target.append(row);
+    while (target.childElementCount > LINES_MAX) target.firstElementChild.remove();
+    if (atEnd) target.scrollTop = target.scrollHeight;
+  };
+
+  button.addEventListener("click", () => {
+    if (source) return stop();
+    source = new EventSource(button.dataset.live);
+    button.setAttribute("aria-pressed", "true");
+    button.textContent = "Following: stop";
+    target.setAttribute("aria-live", "polite");
+    source.addEventListener("message", (event) => {
+      try { show(JSON.parse(event.data)); } catch { /* a line that is not ours */ }
+    });
+    source.addEventListener("error", () => {
+      if (source && source.readyState === EventSource.CLOSED) stop("Connection lost: follow again");
+    });
+    target.scrollTop = target.scrollHeight;
+  });
+}
+for (const logs of document.querySelectorAll(".logs")) logs.scrollTop = logs.scrollHeight;

@@ -1,0 +1,112 @@
+"""Sign-in links work once, for a while, and only so many at once; sessions end."""
+
+from __future__ import annotations
+
+import pytest
+
+from daemon.console import forms
+from daemon.console.sessions import LINK_S, LINKS_MAX, SESSION_S, SESSIONS_MAX, Sessions
+from daemon.errors import BadRequest, Forbidden, QueueFull
+from daemon.http.views import ApiRequest
+from daemon.permissions import Principal
+
+ANNA = Principal(kind="user", id="u1", name="anna")
+
+
+class Clock:
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sessions(clock: Clock) -> Sessions:
+    return Sessions(clock)
+
+
+def test_a_link_opens_one_session_as_who_made_it(sessions: Sessions) -> None:
+    token = sessions.link(ANNA)
+    assert sessions.principal(token) is None, "a link is no session"
+    secret = sessions.redeem(token)
+    assert sessions.principal(secret) == ANNA
+    with pytest.raises(Forbidden, match="used before"):
+        sessions.redeem(token)
+
+
+def test_links_and_sessions_end(sessions: Sessions, clock: Clock) -> None:
+    late = sessions.link(ANNA)
+    secret = sessions.redeem(sessions.link(ANNA))
+    clock.now_s += LINK_S
+    with pytest.raises(Forbidden):
+        sessions.redeem(late)
+    clock.now_s += SESSION_S - LINK_S - 1
+    assert sessions.principal(secret) == ANNA
+    clock.now_s += 1
+    assert sessions.principal(secret) is None
+
+
+def test_signing_out(sessions: Sessions) -> None:
+    secret = sessions.redeem(sessions.link(ANNA))
+    sessions.end(secret)
+    sessions.end("never was one \udcff")
+    assert sessions.principal(secret) is None
+
+
+def test_there_are_only_so_many(sessions: Sessions, clock: Clock) -> None:
+    for _ in range(LINKS_MAX):
+        sessions.link(ANNA)
+    with pytest.raises(QueueFull):
+        sessions.link(ANNA)
+    clock.now_s += LINK_S
+    first = sessions.redeem(sessions.link(ANNA))
+    for _ in range(SESSIONS_MAX - 1):
+        sessions.redeem(sessions.link(ANNA))
+    assert sessions.principal(first) == ANNA
+    sessions.redeem(sessions.link(ANNA))
+    assert sessions.principal(first) is None, "the oldest one has ended"
+
+
+# -- forms
+
+
+def form(body: str, cookie: str = "stoker_form=" + "t" * 32, kind: str = forms.FORM_TYPE) -> ApiRequest:
+    return ApiRequest(
+        method="POST", path="/console/apps", headers={"content-type": kind, "cookie": cookie}, body=body.encode()
+    )
+
+
+def test_a_form_of_ours() -> None:
+    assert forms.parse(form("stoker_form=" + "t" * 32 + "&name=a%20b&empty=")) == {"name": "a b", "empty": ""}
+
+
+@pytest.mark.parametrize(
+    ("body", "cookie"),
+    [
+        ("name=x", "stoker_form=" + "t" * 32),
+        ("stoker_form=&name=x", ""),
+        ("stoker_form=&name=x", "stoker_form="),
+        ("stoker_form=other&name=x", "stoker_form=" + "t" * 32),
+        ("stoker_form=" + "t" * 32, "other=1"),
+        ("stoker_form=" + "t" * 32, "stoker_form=\x00;;;=="),
+    ],
+)
+def test_a_form_that_was_not_sent_by_our_page(body: str, cookie: str) -> None:
+    with pytest.raises(Forbidden):
+        forms.parse(form(body, cookie))
+
+
+def test_what_is_no_form() -> None:
+    for body, kind in (("{}", "application/json"), ("a=1&" * 100, forms.FORM_TYPE), ("a=1", "text/plain")):
+        with pytest.raises(BadRequest):
+            forms.parse(form(body, kind=kind))
+    with pytest.raises(BadRequest, match="memory: must be a whole number from 1 to 10, not '1e3'"):
+        forms.whole({"memory": "1e3"}, "memory", low=1, high=10)
+    with pytest.raises(BadRequest, match="config: each line must be KEY=VALUE"):
+        forms.pairs({"config": "A=1\nnonsense"}, "config")
+    assert forms.pairs({"config": "A=1=2\r\n\r\nB=\n"}, "config") == {"A": "1=2", "B": ""}
