@@ -134,6 +134,28 @@ class Http:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Auth:
+    """Who may do what."""
+
+    mode: str = "open"
+    """``open``: everybody who reaches a listener may do everything, so only loopback is listened on. ``iam``: every
+    request but health is signed by a known key, or carries a token, and a policy must allow it."""
+    audit_rows_max: int = 100_000
+    """Entries kept in the audit log; the oldest go."""
+    resource_principals: bool = True
+    """In mode ``iam``: give every instance a token and key of its function's, so that it can call this node's APIs."""
+    resource_principal_s: int = 900
+    """For how long such a token is good. It is renewed when two thirds of that have passed."""
+
+    def __post_init__(self) -> None:
+        positive("auth", self)
+        if self.mode not in ("open", "iam"):
+            raise ConfigError(f"auth.mode must be 'open' or 'iam', not {self.mode!r}")
+        if self.resource_principal_s < 120:
+            raise ConfigError(f"auth.resource_principal_s must be 120 or more, not {self.resource_principal_s}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pcu:
     """Provisioned concurrency of the node."""
 
@@ -250,6 +272,7 @@ class Config:
     """The data directory: database, bundles, logs."""
     limits: Limits = field(default_factory=Limits)
     http: Http = field(default_factory=Http)
+    auth: Auth = field(default_factory=Auth)
     pcu: Pcu = field(default_factory=Pcu)
     oci: Oci = field(default_factory=Oci)
     bundles: Bundles = field(default_factory=Bundles)
@@ -263,6 +286,7 @@ class Config:
 SECTIONS: dict[str, type[Any]] = {
     "limits": Limits,
     "http": Http,
+    "auth": Auth,
     "pcu": Pcu,
     "oci": Oci,
     "bundles": Bundles,

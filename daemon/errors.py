@@ -79,6 +79,13 @@ class LimitExceeded(BadRequest):
     code, oci_code, default_message = "limit-exceeded", "LimitExceeded", "service limit exceeded"
 
 
+class NotAuthenticated(CallerError):
+    """In ``auth.mode: iam``: not signed by anybody we know, or not well; which of these only the log says."""
+
+    status, code, oci_code = 401, "not-authenticated", "NotAuthenticated"
+    default_message = "The required information to complete authentication was not provided or was incorrect."
+
+
 class Forbidden(CallerError):
     """Host or Origin is not one that may use this listener, or the principal may not do this."""
 

@@ -105,11 +105,14 @@ class Permission:
         return replace(self, at=At.SOMEWHERE)
 
     def __str__(self) -> str:
-        return f"{self.verb} {self.resource}" if self.name else "none"
+        return f"{self.verb} {self.resource}" if self.resource else self.name.lower() or "none"
 
 
 EVERYBODY = Permission("")
 """Health and the like: answered without asking who it is."""
+
+AUTHENTICATED = Permission("AUTHENTICATED")
+"""Whoever says who he is, whatever the policies."""
 
 APP_LIST = Permission("FN_APP_LIST", FN_APP, Verb.INSPECT)
 APP_READ = Permission("FN_APP_READ", FN_APP, Verb.READ)
@@ -142,7 +145,7 @@ POLICY_MANAGE = Permission("POLICY_MANAGE", POLICIES, Verb.MANAGE)
 AUDIT_READ = Permission("AUDIT_EVENT_READ", AUDIT_EVENTS, Verb.READ)
 
 PERMISSIONS: dict[str, Permission] = {
-    value.name: value for value in list(globals().values()) if isinstance(value, Permission) and value.name
+    value.name: value for value in list(globals().values()) if isinstance(value, Permission) and value.resource
 }
 """All of them by name."""
 

@@ -34,12 +34,14 @@ from daemon.deployer import Deployer
 from daemon.destinations import make_outbox
 from daemon.detached import Detached
 from daemon.detached_metrics import DetachedMetrics
-from daemon.http import calls_api, detached_api, fn_api, ops
+from daemon.http import calls_api, detached_api, fn_api, iam_api, ops
 from daemon.http.app import make_app
+from daemon.http.authorise import CallGate, Gate
 from daemon.http.calls_api import CallsService
 from daemon.http.detached_api import DetachedService
 from daemon.http.frontdoor import FrontDoor
 from daemon.http.invoke import make_route
+from daemon.iam import open_iam
 from daemon.interpreters import Interpreters
 from daemon.invoker import Invoker
 from daemon.janitor import Janitor
@@ -89,6 +91,8 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
     bundles = BundleStore(config.data / "bundles", config.bundles, run_dir=config.data / "run")
     await trio.to_thread.run_sync(bundles.sweep_partial)
     ids, metrics = Ids(), Metrics()
+    iam = await open_iam(config, database, catalog, ids, log=log)
+    enforce = config.auth.mode == "iam"
     scheduler = Scheduler(limits, jitter=random.random)
     interpreters = Interpreters()
     recorder = Recorder(config.records, log=log)
@@ -136,9 +140,11 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
             bundles=bundles, supervisor=supervisor, launcher=launcher, log_book=log_book, metrics=metrics,
             interpreters=interpreters,
         )  # fmt: skip
-        route = make_route(catalog, invoker, ids, detached)
+        route = make_route(catalog, invoker, ids, detached, CallGate(iam.identity) if enforce else None)
+        gate, sessions = Gate(iam, enforce=enforce), Sessions(trio.current_time)
+        gate.sessions = sessions
         desk = Desk(
-            node=node, calls=recorder, letters=detached, route=route, sessions=Sessions(trio.current_time),
+            node=node, calls=recorder, letters=detached, route=route, sessions=sessions,
             pcu_steps=config.pcu.steps,
         )  # fmt: skip
         front_door = FrontDoor(
@@ -148,6 +154,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
                 [
                     (fn_api.ROUTES, registry),
                     (ops.ROUTES, node),
+                    (iam_api.ROUTES, iam),
                     (calls_api.ROUTES, CallsService(catalog, recorder, invoker, ids)),
                     (detached_api.ROUTES, DetachedService(catalog, database, detached, outbox)),
                     (console.ROUTES, desk),
@@ -156,6 +163,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
                 config.http,
                 url=listeners.url,
                 log=log,
+                gate=gate,
             ),
             client_watch_s=limits.client_watch_s,
             log=log,

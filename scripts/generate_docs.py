@@ -18,8 +18,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from daemon import config, errors  # noqa: E402
-from daemon.http import calls_api, detached_api, fn_api, ops  # noqa: E402
+from daemon import config, errors, permissions  # noqa: E402
+from daemon.http import calls_api, detached_api, fn_api, iam_api, ops  # noqa: E402
 from daemon.http.views import Route  # noqa: E402
 from daemon.metrics import Metrics  # noqa: E402
 
@@ -162,8 +162,25 @@ Limits: body `http.body_bytes_max`, answer `limits.response_bytes_max`, headers 
     page += "\n## Detached calls\n\nSee [how to call without waiting](../how-to/detached.md).\n\n" + routes(
         detached_api.ROUTES
     )
+    page += "\n## Identity\n\nSee [how to secure a node](../how-to/security.md).\n\n" + routes(iam_api.ROUTES)
     page += PUSHING
     return page
+
+
+def policies_page() -> str:
+    """The page as it is, with the table of permissions between its marks."""
+    text = (REFERENCE / "policies.md").read_text()
+    rows = []
+    for kind in permissions.TYPES:
+        cells = [
+            ", ".join(f"`{p.name}`" for p in permissions.PERMISSIONS.values() if p.resource == kind and p.verb == verb)
+            for verb in permissions.Verb
+        ]
+        rows.append([f"`{kind}`", *(cell or "-" for cell in cells)])
+    before, _, rest = text.partition("<!-- permissions -->\n")
+    _, _, after = rest.partition("<!-- /permissions -->")
+    made = table(["Type", "inspect", "+ read", "+ use", "+ manage"], rows)
+    return f"{before}<!-- permissions -->\n{made}<!-- /permissions -->{after}"
 
 
 PUSHING = """
@@ -205,6 +222,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors_page,
     "metrics.md": metrics_page,
     "api.md": api_page,
+    "policies.md": policies_page,
 }
 
 if __name__ == "__main__":

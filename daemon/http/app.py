@@ -21,7 +21,7 @@ from daemon.errors import StokerError
 from daemon.http.handover import PEER_KEY
 from daemon.http.messages import Reply, Request, error_reply
 from daemon.http.messages import Route as CallRoute
-from daemon.http.routing import Router
+from daemon.http.routing import Gate, Router
 from daemon.http.views import ApiReply, ApiRequest, Route
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -32,14 +32,21 @@ API_BODY_BYTES_MAX = 1024 * 1024
 
 
 def make_app(
-    tables: Iterable[tuple[Sequence[Route], Any]], calls: CallRoute, http: Http, *, url: str, log: Any
+    tables: Iterable[tuple[Sequence[Route], Any]],
+    calls: CallRoute,
+    http: Http,
+    *,
+    url: str,
+    log: Any,
+    gate: Gate | None = None,
 ) -> QuartTrio:
     """The control plane as an ASGI application.
 
     ``tables``: rows with the service that their handlers get. ``calls``: the data plane's router.
-    ``url``: where the TCP listener is reached, for the endpoints told to clients of the unix socket.
+    ``url``: where the TCP listener is reached, for the endpoints told to clients of the unix socket. ``gate``: who may
+    do what.
     """
-    router = Router(tables)
+    router = Router(tables, gate)
     app = QuartTrio("stoker", static_folder=None)
     app.url_map.merge_slashes = False  # `//x` is not `/x`
     app.config["MAX_CONTENT_LENGTH"] = None  # each route has its own limit, below
@@ -50,8 +57,7 @@ def make_app(
         try:
             target: bytes = request.scope["raw_path"]
             if endpoint := calls(request.method, target):
-                whole = target + b"?" + request.query_string if request.query_string else target
-                return _from_reply(await endpoint(await _call_request(whole, http)))
+                return _from_reply(await endpoint(await _call_request(_target(), http)))
             return _from_api(await router.dispatch(await _api_request(router, http, url)))
         except StokerError as exc:
             return _from_reply(error_reply(exc))
@@ -64,8 +70,20 @@ def make_app(
     return app
 
 
+def _target() -> bytes:
+    """Path and query as received."""
+    path: bytes = request.scope["raw_path"]
+    query: bytes = request.scope["query_string"]
+    return path + b"?" + query if query else path
+
+
+def _raw_headers() -> list[tuple[str, str]]:
+    """As received: Quart would join what came twice."""
+    return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in request.scope["headers"]]
+
+
 async def _call_request(target: bytes, http: Http) -> Request:
-    headers = [(name.lower(), value) for name, value in request.headers.items()]
+    headers = _raw_headers()
     body = await _body(http.body_bytes_max, http)
     return Request(
         method=request.method,
@@ -95,6 +113,8 @@ async def _api_request(router: Router, http: Http, url: str) -> ApiRequest:
         chunks=_chunks(http) if streams else None,
         base_url=base_url,
         peer=peer,
+        target=_target(),
+        raw_headers=_raw_headers(),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -67,9 +68,7 @@ async def _received(store: Store, request: ApiRequest) -> AsyncIterator[tuple[Sp
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > store.bundle_bytes_max:
         raise RequestTooLarge(f"bundle too large: {length} bytes, {store.bundle_bytes_max} allowed")
-    claimed = request.headers.get("x-content-sha256", "").removeprefix("sha256:").lower()
-    if claimed and not re.fullmatch("[0-9a-f]{64}", claimed):
-        raise BadRequest("X-Content-Sha256: must be 64 hexadecimal digits")
+    claimed = _claimed(request.headers.get("x-content-sha256", ""))
     async with store.bundles.spool(store.bundle_bytes_max) as spool:
         await spool.write(request.body)
         if request.chunks is not None:
@@ -137,6 +136,19 @@ def layer_form(layer: Bundle) -> dict[str, Any]:
         "files": layer.files,
         "created_at": rfc3339(layer.created_at),
     }
+
+
+def _claimed(value: str) -> str:
+    """A digest as 64 hexadecimal digits: given like that, or in base64 as in OCI's signed requests."""
+    if len(value) == 44:
+        try:
+            return binascii.a2b_base64(value, strict_mode=True).hex()
+        except ValueError:
+            pass
+    claimed = value.removeprefix("sha256:").lower()
+    if claimed and not re.fullmatch("[0-9a-f]{64}", claimed):
+        raise BadRequest("X-Content-Sha256: must be 64 hexadecimal digits, or the digest in base64")
+    return claimed
 
 
 async def _name(store: Store, image: str, digest: str) -> Bundle:

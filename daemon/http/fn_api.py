@@ -50,7 +50,8 @@ async def version(registry: Registry, request: ApiRequest) -> ApiReply:
 async def list_apps(registry: Registry, request: ApiRequest) -> ApiReply:
     """GET /v2/apps"""
     page = await registry.apps(name=request.first("name"), cursor=request.first("cursor"), limit=per_page(request))
-    return ApiReply(body=page_form([app_form(app) for app in page.items], page.next_cursor))
+    shown = [app for app in page.items if request.access.may(perm.APP_LIST.of_app(), app.id)]
+    return ApiReply(body=page_form([app_form(app) for app in shown], page.next_cursor))
 
 
 async def create_app(registry: Registry, request: ApiRequest) -> ApiReply:
@@ -138,6 +139,8 @@ async def get_trigger(registry: Registry, request: ApiRequest) -> ApiReply:
 async def update_trigger(registry: Registry, request: ApiRequest) -> ApiReply:
     """PUT /v2/triggers/{trigger_id}"""
     change = bodies.trigger_change(request.body)
+    if change.fn_id:  # it may go to another function
+        request.access.require(perm.FUNCTION_UPDATE.of_function(), change.fn_id)
     trigger = await registry.update_trigger(request.params["trigger_id"], change)
     return ApiReply(body=_trigger_form(registry, trigger, request))
 
@@ -175,8 +178,8 @@ def _trigger_form(registry: Registry, trigger: Trigger, request: ApiRequest) -> 
 
 
 ROUTES = [
-    Route("GET", "/", ping, perm.EVERYBODY),
-    Route("GET", "/version", version, perm.EVERYBODY),
+    Route("GET", "/", ping, perm.AUTHENTICATED),
+    Route("GET", "/version", version, perm.AUTHENTICATED),
     Route("GET", "/v2/apps", list_apps, perm.APP_LIST.somewhere()),
     Route("POST", "/v2/apps", create_app, perm.APP_CREATE.in_compartment()),
     Route("GET", "/v2/apps/{app_id}", get_app, perm.APP_READ.of_app()),

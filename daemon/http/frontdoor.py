@@ -33,6 +33,10 @@ ACCEPT_RETRY_S = 0.1
 """Pause after a failed accept: no descriptors or no memory. Closing connections may mend it."""
 ACCEPT_BATCH = 64
 """Connections accepted in a row before other tasks run."""
+SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
+PEER_GROUPS_MAX = 256
+"""Most groups of a local client that are looked at; one with more counts as in its primary group only. A socket option
+is at most 1,024 bytes long for Python."""
 NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -223,6 +227,10 @@ class FrontDoor:
 
 def _peer(sock: socket.socket, address: Any) -> Peer:
     if sock.family == socket.AF_UNIX:
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        return Peer(unix=True, uid=struct.unpack("iII", credentials)[1])
+        _, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        try:
+            raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * PEER_GROUPS_MAX)
+        except OSError:  # more groups than that, or a kernel before 4.13
+            raw = b""
+        return Peer(unix=True, uid=uid, groups=(gid, *struct.unpack(f"{len(raw) // 4}I", raw)))
     return Peer(unix=False, address=str(address[0]))

@@ -13,7 +13,7 @@ from daemon.catalog import Catalog
 from daemon.errors import MethodNotAllowed, NotFound, StokerError
 from daemon.http import gateway
 from daemon.http.messages import Endpoint, Headers, Reply, Request, Route, decoded_path, error_reply
-from daemon.model import Answer, Ids
+from daemon.model import Answer, Function, Ids, Trigger
 from daemon.permissions import ANYBODY
 
 __all__ = ["Calls", "DetachedCalls", "make_route"]
@@ -42,8 +42,23 @@ class DetachedCalls(Protocol):
         ...
 
 
-def make_route(catalog: Catalog, invoker: Calls, ids: Ids, detached: DetachedCalls) -> Route:
-    """The router of the data plane: method and raw target to an endpoint, None for the control plane's."""
+class CallGate(Protocol):
+    """Who may call what (`daemon.http.authorise.CallGate`)."""
+
+    def check(self, request: Request, function: Function, trigger: Trigger | None = None) -> None:
+        """Let a call pass and fill in ``request.principal``, or raise a StokerError."""
+
+    def check_stranger(self, request: Request) -> None:
+        """The path names nothing: raise, if this client may not even be told so."""
+
+
+def make_route(
+    catalog: Catalog, invoker: Calls, ids: Ids, detached: DetachedCalls, gate: CallGate | None = None
+) -> Route:
+    """The router of the data plane: method and raw target to an endpoint, None for the control plane's.
+
+    ``gate`` None: everybody may call everything.
+    """
 
     known: dict[bytes, Endpoint] = {}
 
@@ -72,7 +87,11 @@ def make_route(catalog: Catalog, invoker: Calls, ids: Ids, detached: DetachedCal
     def invocation(function_id: str) -> Endpoint:
         async def invoke(request: Request) -> Reply:
             if function_id not in catalog.functions:
+                if gate is not None:
+                    gate.check_stranger(request)
                 raise NotFound("Fn not found")
+            if gate is not None:
+                gate.check(request, catalog.functions[function_id])
             call_id = ids.new()
             headers, body = request.headers, request.body
             out = gateway.invoke_headers(headers, call_id=call_id, body=body)
@@ -99,7 +118,12 @@ def make_route(catalog: Catalog, invoker: Calls, ids: Ids, detached: DetachedCal
         async def call(request: Request) -> Reply:
             found = catalog.trigger(app_name, slash + source or "/")
             if found is None:
+                if gate is not None:
+                    gate.check_stranger(request)
+                    raise NotFound("Trigger not found")
                 raise NotFound("Trigger not found" if catalog.app_named(app_name) else "App not found")
+            if gate is not None:
+                gate.check(request, catalog.functions[found[1].fn_id], found[1])
             call_id = ids.new()
             out = gateway.trigger_headers(
                 request.headers,

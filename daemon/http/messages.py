@@ -24,6 +24,10 @@ class Peer:
     """The user of the process that connected (SO_PEERCRED); None for TCP."""
     address: str = ""
     """Its IP address; empty for a unix socket."""
+    groups: tuple[int, ...] = ()
+    """The groups of the process that connected (SO_PEERGROUPS and its own); empty for TCP."""
+    tls: bool = False
+    """True: what is said is encrypted."""
 
 
 @dataclass(slots=True)

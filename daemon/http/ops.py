@@ -308,7 +308,7 @@ def _flag(request: ApiRequest, name: str) -> bool:
 
 
 async def list_instances(node: Node, request: ApiRequest) -> ApiReply:
-    """GET /stoker/v1/instances?app=&function=: names or ids."""
+    """GET /stoker/v1/instances?app=&function=: names or ids; of the functions that the caller may read."""
     app, function = request.first("app"), request.first("function")
     items = []
     for instance in node.instances():
@@ -317,7 +317,8 @@ async def list_instances(node: Node, request: ApiRequest) -> ApiReply:
             continue
         if function and function not in (instance.function, instance.function_id):
             continue
-        items.append(asdict(instance))
+        if request.access.may(perm.FUNCTION_READ.of_function(), instance.function_id):
+            items.append(asdict(instance))
     return ApiReply(body={"items": items})
 
 
@@ -326,7 +327,7 @@ ROUTES = [
     Route("GET", "/metrics", metrics, perm.NODE_READ),
     Route("GET", "/stoker/v1/stats", stats, perm.NODE_READ),
     Route("GET", "/stoker/v1/runtimes", runtimes, perm.NODE_READ),
-    Route("GET", "/stoker/v1/instances", list_instances, perm.NODE_READ),
+    Route("GET", "/stoker/v1/instances", list_instances, perm.FUNCTION_READ.somewhere()),
     *bundle_api.ROUTES,
     Route("GET", "/stoker/v1/functions/{id}", get_status, perm.FUNCTION_READ.of_function("id")),
     Route("GET", "/stoker/v1/functions/{id}/versions", list_versions, perm.FUNCTION_READ.of_function("id")),

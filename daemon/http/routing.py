@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from daemon.errors import MethodNotAllowed, NotFound, StokerError
 from daemon.http.views import HTML_TYPE, ApiReply, ApiRequest, Route, error_reply, location
@@ -39,11 +39,23 @@ def compile_path(path: str) -> re.Pattern[str]:
     return re.compile(pattern + re.escape(path[end:]), re.DOTALL)
 
 
+class Gate(Protocol):
+    """What stands before the rows (`daemon.http.authorise.Gate`)."""
+
+    def admit(self, request: ApiRequest, route: Route | None) -> None:
+        """Let the request pass, or raise a StokerError."""
+
+    async def done(self, request: ApiRequest, route: Route, reply: ApiReply) -> None:
+        """Told how it was answered."""
+
+
 class Router:
     """Finds the row of a request in several tables; the first that fits wins."""
 
-    def __init__(self, tables: Iterable[tuple[Sequence[Route], Any]]) -> None:
-        """``tables``: rows with the service that their handlers get as the first argument."""
+    def __init__(self, tables: Iterable[tuple[Sequence[Route], Any]], gate: Gate | None = None) -> None:
+        """``tables``: rows with the service that their handlers get as the first argument. ``gate``: asked before and
+        told after each request, so that no row can be forgotten; None (tests): everybody may everything."""
+        self._gate = gate
         self._rows = [_Row(compile_path(route.path), route, service) for routes, service in tables for route in routes]
 
     def match(self, method: str, path: str) -> Match | None:
@@ -60,13 +72,24 @@ class Router:
     async def dispatch(self, request: ApiRequest) -> ApiReply:
         """Answer a request: by its row, or by a redirect or refusal. A StokerError of a handler becomes its reply."""
         found = self.match(request.method, request.path)
+        gate = self._gate
         if found is None:
+            if gate is not None:
+                try:
+                    gate.admit(request, None)
+                except StokerError as exc:
+                    return error_reply(exc)
             return self.refuse(request)
         request.params = found.params
         try:
-            return await found.route.handler(found.service, request)
+            if gate is not None:
+                gate.admit(request, found.route)
+            reply = await found.route.handler(found.service, request)
         except StokerError as exc:
-            return error_reply(exc)
+            reply = (found.route.errors or error_reply)(exc)
+        if gate is not None:
+            await gate.done(request, found.route, reply)
+        return reply
 
     def refuse(self, request: ApiRequest) -> ApiReply:
         """What a request gets that no row fits: a redirect to the path without its slash, 405 or 404."""

@@ -25,6 +25,23 @@ TEXT_TYPE = "text/plain; charset=utf-8"
 HTML_TYPE = "text/html; charset=utf-8"
 
 
+class Access:
+    """What the sender of a request may do, for handlers that show a part of a list or touch a second thing.
+
+    This one, of open mode, allows everything; `daemon.http.authorise` has the other.
+    """
+
+    def may(self, permission: Permission, value: str = "") -> bool:
+        """Whether he has this permission for the thing with this id; ``permission.at`` says what kind of thing."""
+        return True
+
+    def require(self, permission: Permission, value: str = "") -> None:
+        """Raises NotFound when `may` says no."""
+
+
+EVERYTHING = Access()
+
+
 @dataclass(slots=True, kw_only=True)
 class ApiRequest:
     """A request of the control plane, routed or still to be routed."""
@@ -50,6 +67,12 @@ class ApiRequest:
     """Who is at the other end (``frontdoor.Peer``), where known."""
     principal: Principal = ANYBODY
     """Who asks; in open mode nobody is asked."""
+    access: Access = EVERYTHING
+    """What the principal may do."""
+    target: bytes = b""
+    """Path and query as received: what a signature is over."""
+    raw_headers: list[tuple[str, str]] = field(default_factory=list)
+    """As received, with what came more than once; lower-case names."""
 
     def first(self, name: str, default: str = "") -> str:
         """The first value of a query parameter."""
@@ -102,11 +125,15 @@ class Route:
     permission: Permission
     streams: bool = False
     """True: the body is not read; the handler takes it from ``request.chunks``."""
+    errors: Callable[[StokerError], ApiReply] | None = None
+    """How errors of this row are told, those of the gate before it too; None: as Fn does."""
 
 
 def error_reply(error: StokerError) -> ApiReply:
     """Any error as a reply: Fn's ``message``, our ``code``, what happened here as ``detail``."""
     headers = [("Retry-After", str(error.retry_after_s))] if error.retry_after_s is not None else []
+    if error.status == 401:  # RFC 9110 section 15.5.2
+        headers.append(("WWW-Authenticate", 'Signature realm="stoker", Bearer realm="stoker"'))
     if error.call_id:
         headers.append(("Fn-Call-Id", error.call_id))
     return ApiReply(status=error.status, body=error.to_json(), headers=headers, newline=True)

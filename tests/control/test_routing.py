@@ -12,7 +12,7 @@ from daemon.errors import Conflict, InternalError, QueueTimeout
 from daemon.http import fn_api
 from daemon.http.routing import Router, compile_path
 from daemon.http.views import ApiReply, ApiRequest, Route
-from daemon.permissions import APP_DELETE, APP_READ, APP_UPDATE, EVERYBODY, PERMISSIONS
+from daemon.permissions import APP_DELETE, APP_READ, APP_UPDATE, AUTHENTICATED, EVERYBODY, PERMISSIONS
 from tests.control.world import World
 
 
@@ -121,7 +121,7 @@ def test_placeholders_take_whole_segments(value: str) -> None:
 
 def test_every_route_has_a_permission_and_a_docstring_that_names_it() -> None:
     for route in fn_api.ROUTES:
-        assert route.permission == EVERYBODY or PERMISSIONS[route.permission.name].verb == route.permission.verb
+        assert route.permission == AUTHENTICATED or PERMISSIONS[route.permission.name].verb == route.permission.verb
         assert route.handler.__doc__
         assert compile_path(route.path)
     assert len({(r.method, r.path) for r in fn_api.ROUTES}) == len(fn_api.ROUTES) == 21
