@@ -49,14 +49,15 @@ class Habits(NamedTuple):
     app: App
     log_calls: bool
     record_bodies: bool
+    traced: bool
     any: bool
 
 
-def habits_of(app: App, function: Function) -> Habits:
+def habits_of(app: App, function: Function, *, traced: bool = False) -> Habits:
     """The switches of a function; its own setting wins over its app's."""
     log_calls = function.annotations.get(LOG_CALLS, app.annotations.get(LOG_CALLS)) is True
     record_bodies = function.annotations.get(RECORD_BODIES) is True
-    return Habits(function, app, log_calls, record_bodies, log_calls or record_bodies)
+    return Habits(function, app, log_calls, record_bodies, traced, log_calls or record_bodies or traced)
 
 
 def served_line(total_s: float, status: int, error: BaseException | None) -> str:

@@ -282,6 +282,10 @@ class Config:
     tracing: Tracing = field(default_factory=Tracing)
     records: Records = field(default_factory=Records)
 
+    def __post_init__(self) -> None:
+        if self.tracing.endpoint and not self.records.enabled:
+            raise ConfigError("tracing.endpoint needs records.enabled: spans are made from call records")
+
 
 SECTIONS: dict[str, type[Any]] = {
     "limits": Limits,

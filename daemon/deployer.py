@@ -14,10 +14,11 @@ from typing import Any
 
 import trio
 
-from daemon import errors
+from daemon import errors, ocid, tracing
 from daemon.bundles import BundleStore
 from daemon.catalog import Catalog
 from daemon.config import Limits
+from daemon.config_detached import Tracing
 from daemon.core.scheduler import PoolSpec
 from daemon.model import App, Bundle, Function, LaunchPlan, Version, split_handler
 from daemon.store import records
@@ -30,6 +31,16 @@ FLOOR_FILL_S = 60.0
 """Longest wait for the floor of a new version, or of all functions after a restart, beyond the canary's own limit."""
 STORE_S = 5.0
 """Longest wait for the store while an interrupted deploy is recorded."""
+REGION_METADATA = json.dumps(
+    {
+        "realmKey": ocid.REALM,
+        "realmDomainComponent": "oraclecloud.com",
+        "regionKey": ocid.REGION.upper(),
+        "regionIdentifier": ocid.REGION,
+    },
+    separators=(",", ":"),
+)
+"""Where OCI's SDK thinks that it runs (reference oci-api 2.11): the region in this node's OCIDs."""
 SAFE_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -46,6 +57,7 @@ class Deployer:
         limits: Limits,
         interpreters: Callable[[str], str],
         on_forget: Callable[[str], None],
+        tracing: Tracing | None = None,
         log: Any,
     ) -> None:
         """``interpreters(runtime)`` gives an interpreter's path, "" for the daemon's own, or raises InvalidFunction."""
@@ -56,6 +68,7 @@ class Deployer:
         self._limits = limits
         self._interpreters = interpreters
         self._on_forget = on_forget
+        self._tracing = tracing or Tracing()
         self._log = log
         self._turns = trio.CapacityLimiter(DEPLOYS_AT_ONCE)
 
@@ -133,6 +146,12 @@ class Deployer:
     def apply(self, app: App, function: Function) -> None:
         """Settings that need no new version changed and are stored: tell the scheduler."""
         if function.live.digest and (plan := self._live_plan(function)):
+            environment = {k: v for k, v in plan.environment.items() if k not in tracing.VARIABLES}
+            environment |= tracing.environment(self._tracing, app, function)
+            if environment != plan.environment:  # tracing was switched: instances with the old one go
+                settings = json.dumps([plan.revision, environment])
+                revision = f"{function.id}.{function.live.number}.{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+                plan = replace(plan, environment=environment, revision=revision)
             self._supervisor.configure(plan, self._spec(plan, function))
 
     async def reconfigure(self, app: App) -> None:
@@ -207,7 +226,8 @@ class Deployer:
         handler_file, handler_name = bundle.handler_file, bundle.handler_name
         if version.handler:
             handler_file, handler_name = split_handler(version.handler)
-        environment = {**bundle.environment, **environment_of(app, function, version)}
+        told = tracing.environment(self._tracing, app, function)
+        environment = {**bundle.environment, **environment_of(app, function, version), **told}
         adapter = version.adapter or bundle.adapter
         settings = json.dumps([version.number, environment, version.memory_mib, version.start, adapter, bundle.digest])
         return LaunchPlan(
@@ -257,5 +277,5 @@ def environment_of(app: App, function: Function, version: Version) -> Mapping[st
         "FN_TYPE": "sync",
         "FN_FORMAT": "http-stream",
         "FN_LISTENER": "unix:/tmp/iofs/lsnr.sock",
-        "OCI_TRACING_ENABLED": "0",
+        "OCI_REGION_METADATA": REGION_METADATA,
     }

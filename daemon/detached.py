@@ -92,10 +92,12 @@ class Detached:
         settings: Settings,
         limits: Limits,
         outbox: Outbox | None = None,
+        traceparent: Callable[[str], str] = lambda call_id: "",
         jitter: Callable[[], float] = random.random,
         log: Any,
     ) -> None:
-        """``limits.memory_mib`` must be resolved."""
+        """``limits.memory_mib`` must be resolved. ``traceparent``: of a call that just ran."""
+        self._traceparent = traceparent
         self.settings = settings
         self.accepted = 0
         self.refused = 0
@@ -336,8 +338,11 @@ class Detached:
         elif self._ended(call, function, settings, error):
             self._drop_content(call.id)
             if self._outbox is not None:
+                headers = content[0]
+                if trace := self._traceparent(call.id):
+                    headers = [*(pair for pair in headers if pair[0] != "traceparent"), ("traceparent", trace)]
                 deliveries = self._outbox.prepare(
-                    function, settings, call, headers=content[0], body=content[1], answer=answer, error=error,
+                    function, settings, call, headers=headers, body=content[1], answer=answer, error=error,
                     began_at=began_at,
                 )  # fmt: skip
                 self.keeper.deliver(deliveries)

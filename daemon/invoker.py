@@ -19,6 +19,7 @@ from daemon.metrics import Metrics
 from daemon.model import Answer, Function
 from daemon.recorder import Recorder
 from daemon.supervisor import Slot, Supervisor, Waiter, out_of_memory
+from daemon.tracing import Tracer
 
 EXIT_TEXT_WAIT_S = 0.1
 """How long a caller whose worker vanished waits for the reason: the pipe closes before the exit is reported."""
@@ -30,9 +31,17 @@ class Invoker:
     """Runs calls, each in the task of its caller."""
 
     def __init__(
-        self, catalog: Catalog, supervisor: Supervisor, metrics: Metrics, *, log: Any, recorder: Recorder | None = None
+        self,
+        catalog: Catalog,
+        supervisor: Supervisor,
+        metrics: Metrics,
+        *,
+        log: Any,
+        recorder: Recorder | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        """``recorder``: is told of every call that has ended; None: nobody is."""
+        """``recorder``: is told of every call that has ended; None: nobody is. ``tracer``: None: nothing is traced."""
+        self._tracer = tracer
         self._recorder = recorder
         self._habits: dict[str, Habits] = {}
         self._catalog = catalog
@@ -121,7 +130,7 @@ class Invoker:
         if habits is None or habits.function is not function or habits.app is not self._catalog.apps[function.app_id]:
             habits = self._learn(function)
         if habits.any:
-            self._begin(habits, call_id, headers, body)
+            headers = self._begin(habits, call_id, headers, body)
         now_s = began_s
         waited = False
         while True:
@@ -227,17 +236,24 @@ class Invoker:
     def _learn(self, function: Function) -> Habits:
         """What is done for each call of the function: worked out when it or its app changes."""
         app = self._catalog.apps[function.app_id]
-        habits = self._habits[function.id] = habits_of(app, function)
+        traced = self._tracer is not None and self._tracer.wants(app, function)
+        habits = self._habits[function.id] = habits_of(app, function, traced=traced)
         for gone in self._habits.keys() - self._catalog.functions.keys():
             del self._habits[gone]
         return habits
 
-    def _begin(self, habits: Habits, call_id: str, headers: list[tuple[str, str]], body: bytes) -> None:
+    def _begin(
+        self, habits: Habits, call_id: str, headers: list[tuple[str, str]], body: bytes
+    ) -> list[tuple[str, str]]:
+        """What is done before the call; the headers that the function gets."""
         function = habits.function
         if habits.record_bodies and self._recorder is not None:
             self._recorder.add_body(call_id, function.id, headers, body)
         if habits.log_calls:
             self._supervisor.log_of(function.id).platform(RECEIVED, call_id=call_id)
+        if habits.traced and self._tracer is not None:
+            headers = self._tracer.begin(call_id, headers)
+        return headers
 
     def _end(self, function: Function, call_id: str, total_s: float, status: int, error: BaseException | None) -> None:
         self._supervisor.log_of(function.id).platform(served_line(total_s, status, error), call_id=call_id)

@@ -110,6 +110,10 @@ METRICS = (
         "Records of detached calls by outcome of the call (success, failure), kind of destination, and status: "
         "delivered, failed (given up), dropped (too many were waiting).",
     ),
+    MetricDoc(
+        "stoker_spans_total", "counter", ("status",),
+        "Spans of traced calls: sent, or dropped (too many, or not taken). Only with tracing.endpoint.",
+    ),
     MetricDoc("stoker_deliveries_pending", "gauge", (), "Records that wait or are being delivered."),
 )  # fmt: skip
 

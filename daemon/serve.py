@@ -58,6 +58,7 @@ from daemon.registry import Registry
 from daemon.store import records
 from daemon.store.database import Database, DatabaseError
 from daemon.supervisor import Supervisor
+from daemon.tracing import Tracer
 
 DATA_LOCK = "stokerd.lock"
 LOCK_S = 5.0
@@ -106,14 +107,16 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
         supervisor = Supervisor(scheduler, launcher, limits=limits, log_book=log_book, log=log)
         launcher.on_template_gone = supervisor.template_gone
         placement.on_out_of_memory = supervisor.ran_full
+        tracer = Tracer(config.tracing, catalog, log=log) if config.tracing.endpoint else None
         invoker = Invoker(
-            catalog, supervisor, metrics, log=log, recorder=recorder if config.records.enabled else None
-        )  # fmt: skip
+            catalog, supervisor, metrics, log=log, recorder=recorder if config.records.enabled else None, tracer=tracer
+        )
         janitor = Janitor(database, bundles, log_book, metrics, run_dir=config.data / "run", log=log)
         outbox = await make_outbox(config, database, catalog, ids, log_book, log=log)
         detached = Detached(
-            database, catalog, invoker, scheduler, settings=config.detached, limits=limits, outbox=outbox, log=log
-        )
+            database, catalog, invoker, scheduler, settings=config.detached, limits=limits, outbox=outbox,
+            traceparent=tracer.traceparent if tracer else lambda call_id: "", log=log,
+        )  # fmt: skip
         outbox.accept = detached.accept
 
         def on_forget(function_id: str) -> None:
@@ -123,7 +126,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
 
         deployer = Deployer(
             database, catalog, bundles, supervisor, limits=limits, interpreters=interpreters.path_of,
-            on_forget=on_forget, log=log,
+            on_forget=on_forget, tracing=config.tracing, log=log,
         )  # fmt: skip
         registry = Registry(
             database,
@@ -175,6 +178,10 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
             await nursery.start(launcher.run)
             await nursery.start(supervisor.run)
             await nursery.start(janitor.run)
+            if tracer is not None:
+                recorder.subscribe(tracer.observe)
+                node.sources.append(tracer.samples)
+                await nursery.start(tracer.run)
             await deployer.restore()
             await nursery.start(detached.run)
             await nursery.start(outbox.run)

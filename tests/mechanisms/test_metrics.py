@@ -32,7 +32,7 @@ FULL = Gauges(
         ("stoker_detached_refused_total", (), 1), ("stoker_dead_letters_pruned_total", (), 1),
         ("stoker_detached_attempts_total", ("app", "one", "retried"), 2), ("stoker_dead_letters", ("app", "one"), 3),
         ("stoker_deliveries_total", ("app", "one", "success", "HTTP", "delivered"), 4),
-        ("stoker_deliveries_pending", (), 1),
+        ("stoker_deliveries_pending", (), 1), ("stoker_spans_total", ("sent",), 5),
     ],
 )  # fmt: skip
 
