@@ -22,6 +22,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "deploy": ("deploy", "Bundle a function, send it, and put it into service."),
         "build": ("deploy", "Make the bundle of a function."),
         "push": ("deploy", "Send a bundle to the daemon under a name."),
+        "dev": ("dev", "Work on a function: every save puts it into service; its output and its calls are shown here."),
         "watch": ("watch", "Deploy a function now, and again whenever a file of it changes."),
         "bump": ("bump", "Raise the version in func.yaml."),
         "rollback": ("versions", "Put an earlier version of a function back into service."),
@@ -46,6 +47,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "config": ("config", "Read and change configuration values."),
     },
     "Node": {
+        "console": ("console", "Print a link to the console that signs you in."),
         "bundles": ("node", "List the bundles that the daemon keeps."),
         "runtimes": ("node", "List the Python interpreters that functions can use."),
         "version": ("node", "Print the versions of the command and of the daemon."),

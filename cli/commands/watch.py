@@ -63,8 +63,8 @@ def watch(
 
     top = directory.resolve()
 
-    def matters(_change: Change, path: str) -> bool:
-        return _matters(top, Path(path), ignored)
+    def wanted(_change: Change, path: str) -> bool:
+        return matters(top, Path(path), ignored)
 
     def deploy() -> None:
         steps = Steps(quiet=False)
@@ -81,7 +81,7 @@ def watch(
 
     # The watch begins before the first deploy: what is saved meanwhile must not be missed.
     with_changes = changes_in(
-        top, watch_filter=matters, debounce=debounce, step=min(50, debounce), raise_interrupt=True,
+        top, watch_filter=wanted, debounce=debounce, step=min(50, debounce), raise_interrupt=True,
         yield_on_timeout=True, rust_timeout=IDLE_MS,
     )  # fmt: skip
     next(with_changes)
@@ -92,7 +92,7 @@ def watch(
             deploy()
 
 
-def _matters(top: Path, path: Path, more: tuple[str, ...]) -> bool:
+def matters(top: Path, path: Path, more: tuple[str, ...]) -> bool:
     """Whether a change of this path is one of the function: it, and every directory above it, is not ignored."""
     try:
         relative = path.relative_to(top)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cli import appfile, contexts
-from cli.commands.watch import _matters
+from cli.commands.watch import matters
 from cli.errors import CliError
 from tests.shim.conftest import Run
 from tests.system.daemon import ROOT, Daemon, eventually
@@ -123,8 +123,8 @@ def test_what_is_watched(tmp_path: Path) -> None:
         ".git/HEAD": False, "__pycache__/x.pyc": False, "node_modules/a/b.js": False, "func.yaml.partial": False,
         "Dockerfile-fn-tmp123": False, "x.md": False,
     }  # fmt: skip
-    assert {name: _matters(tmp_path, tmp_path / name, ("*.md",)) for name in paths} == paths
-    assert not _matters(tmp_path, Path("/elsewhere/x"), ())
+    assert {name: matters(tmp_path, tmp_path / name, ("*.md",)) for name in paths} == paths
+    assert not matters(tmp_path, Path("/elsewhere/x"), ())
 
 
 # -- contexts ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,188 @@
+"""``stoker dev``: deploy on save, with what the function prints and how its calls end on one screen."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import appfile
+from cli.commands.calls import seconds
+from cli.commands.watch import matters
+from cli.deployment import Deployment, load
+from cli.errors import CliError
+from cli.options import Settings, complete_app, url_option
+from cli.output import clean
+from cli.steps import Steps
+
+DEBOUNCE_MS = 30
+"""How long to wait for further changes: an editor writes a file in one or two steps."""
+STEP_MS = 10
+IDLE_MS = 250
+"""How often the watch looks up when nothing changes."""
+CALLS_S = 0.5
+"""How often ended calls are asked for; the daemon writes them down twice a second."""
+CALLS_SHOWN_MAX = 100
+"""Most calls shown at once; of a burst, the newest."""
+NAMES_MAX = 4
+"""Most names of changed files in a line."""
+RETRY_S = 1.0
+"""Pause before a broken log stream is opened again."""
+WORDS_WIDTH = 9
+
+
+@click.command()
+@click.argument("directory", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
+@click.option(
+    "--app",
+    "app_name",
+    metavar="APP",
+    shell_complete=complete_app,
+    help="App to deploy to; made if it is absent.  [default: as in app.yaml, else dev]",
+)
+@click.option("--ignore", "ignored", multiple=True, metavar="PATTERN", help="Besides .fnignore's; may be repeated.")
+@click.option("--no-calls", is_flag=True, help="Do not show how calls end.")
+@url_option
+@click.pass_obj
+def dev(settings: Settings, directory: Path, app_name: str | None, ignored: tuple[str, ...], no_calls: bool) -> None:
+    """Work on a function: every save puts it into service; its output and its calls are shown here.
+
+    Only the source is sent when the dependencies are unchanged, so new code answers a fraction of a second after the
+    save. A version that cannot start is shown with its traceback, and the last good one goes on serving. Ctrl-C ends
+    it; the function stays deployed.
+
+    \b
+    Examples:
+      stoker dev hello
+      stoker dev --app demo --ignore '*.md'
+    """
+    app_file = appfile.load(directory) or appfile.load(Path("."))
+    name = app_name or (app_file.name if app_file else "dev")
+    load(directory, Steps(quiet=True))  # a directory without a function is told before waiting begins
+    from watchfiles import watch as changes_in
+
+    screen = _Screen(settings, show_calls=not no_calls)
+    top = directory.resolve()
+    # The watch begins before the first deploy: what is saved meanwhile must not be missed.
+    changes = changes_in(
+        top, watch_filter=lambda _, path: matters(top, Path(path), ignored), debounce=DEBOUNCE_MS, step=STEP_MS,
+        raise_interrupt=True, yield_on_timeout=True, rust_timeout=IDLE_MS,
+    )  # fmt: skip
+    next(changes)
+    try:
+        _deploy(settings, directory, name, app_file, screen, first=True)
+        click.echo(click.style(f"Watching {directory}: save to deploy, Ctrl-C to end", dim=True))
+        for changed in changes:
+            if changed:
+                # Editors save by way of files that are gone by now.
+                names = sorted({Path(path).name for _, path in changed if Path(path).exists()}) or ["a file is gone"]
+                more = " ..." if len(names) > NAMES_MAX else ""
+                screen.say("saved", ", ".join(names[:NAMES_MAX]) + more, "cyan")
+                _deploy(settings, directory, name, app_file, screen, first=False)
+    finally:
+        screen.close()
+
+
+def _deploy(settings: Settings, directory: Path, app: str, app_file: Any, screen: _Screen, *, first: bool) -> None:
+    steps = Steps(quiet=not first)
+    document: dict[str, Any] = {"app": app}
+    began_s = time.monotonic()
+    try:
+        found = load(directory, steps)
+        Deployment(settings.api, found, directory, steps, document).run(
+            app, create=True, refresh=False, app_file=app_file
+        )
+    except CliError as exc:
+        screen.say("failed", exc.message, "red")
+        for line in (exc.detail or "").rstrip().splitlines():
+            screen.say("", line, None)
+        if exc.hint:
+            screen.say("", exc.hint, None)
+        return
+    took_s = time.monotonic() - began_s
+    screen.say("live", f"{found.name}, version {document.get('version', '?')}, in {seconds(took_s)}", "green")
+    if first:
+        screen.say("", str(document["invoke_endpoint"]), None)
+        for trigger in document["triggers"]:
+            screen.say("", str(trigger["endpoint"]), None)
+        screen.say("", f"stoker invoke {app} {found.name}", None)
+    screen.follow(str(document["function_id"]))
+
+
+class _Screen:
+    """One terminal, written to by the deploys, the log's thread and the calls' thread: a line at a time."""
+
+    def __init__(self, settings: Settings, *, show_calls: bool) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._show_calls = show_calls
+        self._following = ""
+        self._closed = threading.Event()
+
+    def say(self, word: str, text: str, colour: str | None) -> None:
+        """One line: a word of ours and its text."""
+        if not word and not text:
+            return
+        head = click.style(word.ljust(WORDS_WIDTH), fg=colour, bold=bool(colour))
+        with self._lock:
+            click.echo(f"{head} {clean(text)}")
+
+    def follow(self, function_id: str) -> None:
+        """Show this function's output and calls from now on, if that is not done already."""
+        if self._following:
+            return
+        self._following = function_id
+        threading.Thread(target=self._logs, args=(function_id,), daemon=True).start()
+        if self._show_calls:
+            threading.Thread(target=self._calls, args=(function_id,), daemon=True).start()
+
+    def close(self) -> None:
+        """Show nothing more. The threads are daemons: they end with the process."""
+        self._closed.set()
+
+    def _logs(self, function_id: str) -> None:
+        path = f"/stoker/v1/functions/{function_id}/logs"
+        while not self._closed.is_set():
+            try:
+                for raw in self._fresh().transport.lines(
+                    path, query=[("follow", "true"), ("tail", "0")], timeout_s=None
+                ):
+                    if raw.strip():
+                        entry = json.loads(raw)
+                        stream = str(entry.get("stream", ""))
+                        text = entry.get("line", "")
+                        self.say(stream, text if isinstance(text, str) else json.dumps(text),
+                                 {"stderr": "yellow", "platform": "magenta"}.get(stream, "blue"))  # fmt: skip
+            except (CliError, ValueError):
+                pass
+            self._closed.wait(RETRY_S)  # the daemon was restarted, or is about to be
+
+    def _calls(self, function_id: str) -> None:
+        since, seen = time.time(), set[str]()
+        api = self._fresh()
+        while not self._closed.wait(CALLS_S):
+            try:
+                query = [("since", f"{since - 5:.3f}"), ("limit", str(CALLS_SHOWN_MAX))]
+                items = api.call("GET", f"/stoker/v1/functions/{function_id}/calls", query=query)["items"]
+            except (CliError, KeyError, TypeError):
+                continue
+            new = [item for item in reversed(items) if item["id"] not in seen]
+            for item in new:
+                self._show_call(item)
+            # Asked again for the last seconds: records are written in batches, not in the order of their begin.
+            seen = {item["id"] for item in items}
+            since = time.time()
+
+    def _show_call(self, item: dict[str, Any]) -> None:
+        outcome = item.get("error") or "ok"
+        cold = f", {item['start_kind']} start" if item.get("start_kind") not in (None, "reuse") else ""
+        text = f"{outcome} in {seconds(item.get('total_s'))}{cold}  {item['id']}"
+        self.say("call", text, "red" if item.get("error") else "green")
+
+    def _fresh(self) -> Any:
+        """An API of its own: a connection is for one thread."""
+        return Settings(url=self._settings.url).api
