@@ -316,12 +316,23 @@ class _Evaluation:
                 )
 
 
-def _base(image: str, instruction: Instruction) -> tuple[str, str]:
-    """The family and the version that the name of a base image stands for."""
+def _family(image: str) -> tuple[str, str]:
+    """What stands here for the base image of this name (empty: nothing does), and its tag."""
     name, _, tag = image.partition("@")[0].partition(":")
     organisation, _, short = name.rpartition("/")
     family = next((family for prefix, family in _BASES if short.startswith(prefix)), "")
-    if not family or organisation not in _ORGANISATIONS:
+    return (family if organisation in _ORGANISATIONS else ""), tag
+
+
+def is_known(image: str) -> bool:
+    """Whether a Dockerfile may begin with it."""
+    return bool(_family(image)[0])
+
+
+def _base(image: str, instruction: Instruction) -> tuple[str, str]:
+    """The family and the version that the name of a base image stands for."""
+    family, tag = _family(image)
+    if not family:
         raise instruction.refuse(
             f"the content of {image} is not here: no images are pulled",
             hint="known base images: fnproject/python, fnproject/node, fnproject/go, fnproject/fn-java-fdk, "

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from daemon import VERSION
+from daemon import VERSION, fn_settings
 from daemon.config import Config, ConfigError, load
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
@@ -83,7 +83,11 @@ def read_config(args: argparse.Namespace) -> Config:
       ConfigError, OSError: it cannot be used.
     """
     text = args.config.read_text(encoding="utf-8") if args.config else ""
-    config = load(text, source=str(args.config or "configuration"), environ=os.environ, data=args.data)
+    fn, warnings = fn_settings.translate(os.environ, lambda path: Path(path).read_text(encoding="utf-8"))
+    for warning in warnings:
+        print(f"stokerd: {warning}", file=sys.stderr)
+    environ = {**fn, **os.environ}
+    config = load(text, source=str(args.config or "configuration"), environ=environ, data=args.data)
     state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd.exec(5)
     if state and args.data is None and config.data == Config().data:
         config = replace(config, data=Path(state))

@@ -19,6 +19,7 @@ FLOORS = {
     "daemon.model": 2,
     "daemon.config": 2,
     "daemon.errors": 2,
+    "daemon.fn_settings": 2,
     "daemon.config_rules": 2,
     "daemon.config_detached": 2,
     "daemon.ocid": 2,
