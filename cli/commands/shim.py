@@ -97,7 +97,12 @@ def uninstall(directory: Path | None) -> None:
 @url_option
 @click.pass_obj
 def run(settings: Settings, name: str, words: tuple[str, ...]) -> None:
-    """Answer one command of an engine; what the installed commands call."""
+    """Answer one command of an engine: what the installed commands call.
+
+    \b
+    Examples:
+      stoker shim run docker version --format '{{.Server.Version}}'
+    """
     from cli import shim as engine
 
     engine.answer(settings.api, words)
