@@ -4,7 +4,8 @@ The tree (the parents are abstract and refuse to be raised)::
 
     StokerError
     ├── CallerError            the client asked for something wrong
-    │   ├── BadRequest (with LimitExceeded)  Forbidden  NotFound  MethodNotAllowed  Conflict  RequestTimeout
+    │   ├── BadRequest (LimitExceeded MissingParameter CannotParse)  Conflict (NameTaken IncorrectState)
+    │   ├── StaleEtag  PayloadTooLarge  Forbidden  NotFound  MethodNotAllowed  RequestTimeout
     │   ├── RequestTooLarge  HeadersTooLarge  InvalidFunction  LayerMissing
     ├── FunctionError          the function, its code or its settings
     │   ├── FunctionFailed     the handler raised; the instance goes on
@@ -86,6 +87,18 @@ class NotAuthenticated(CallerError):
     default_message = "The required information to complete authentication was not provided or was incorrect."
 
 
+class MissingParameter(BadRequest):
+    """A query parameter that the operation needs is not there (OCI API)."""
+
+    code, oci_code, default_message = "missing-parameter", "MissingParameter", "missing parameter"
+
+
+class CannotParse(BadRequest):
+    """The body is not JSON, or not an object (OCI API)."""
+
+    code, oci_code, default_message = "cannot-parse", "CannotParseRequest", "cannot parse the request's body"
+
+
 class Forbidden(CallerError):
     """Host or Origin is not one that may use this listener, or the principal may not do this."""
 
@@ -114,6 +127,30 @@ class Conflict(CallerError):
     """The name is taken, or the change is not allowed in this state."""
 
     status, code, oci_code, default_message = 409, "conflict", "Conflict", "conflict"
+
+
+class NameTaken(Conflict):
+    """There is one with this name already (OCI API)."""
+
+    code, oci_code = "name-taken", "NotAuthorizedOrResourceAlreadyExists"
+
+
+class IncorrectState(Conflict):
+    """The resource is still being created or changed; OCI's clients try again by themselves (OCI API)."""
+
+    code, oci_code = "incorrect-state", "IncorrectState"
+
+
+class StaleEtag(CallerError):
+    """``if-match`` names another state of the resource than the present one (OCI API)."""
+
+    status, code, oci_code, default_message = 412, "stale-etag", "NoEtagMatch", "the resource has been changed"
+
+
+class PayloadTooLarge(CallerError):
+    """The body of a management request, or the archive in it, is over its limit."""
+
+    status, code, oci_code, default_message = 413, "payload-too-large", "PayloadTooLarge", "request body too large"
 
 
 class RequestTooLarge(CallerError):

@@ -7,6 +7,7 @@ identity service have no region, as in OCI.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Final
 
@@ -19,6 +20,7 @@ WORK_REQUEST: Final = "fnworkrequest"
 TENANCY_OCID: Final = "ocid1.tenancy.oc1..stoker"
 """The tenancy, which is also the root compartment, where nothing else has been set up."""
 
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 _OCID = re.compile(rf"ocid1\.([a-z0-9]{{1,32}})\.{REALM}\.(?:{REGION})?\.([0-9a-hjkmnp-tv-z]{{26}})")
 _ANY = re.compile(r"ocid1\.([a-z0-9]{1,32})\.[a-z0-9]{1,32}\.[a-z0-9-]{0,64}\.[A-Za-z0-9_.-]{1,255}")
@@ -34,6 +36,12 @@ def make(kind: str, id_: str, *, regional: bool = True) -> str:
     if not _ID.fullmatch(id_):
         raise ValueError(f"not an id: {id_[:100]!r}")
     return f"ocid1.{kind}.{REALM}.{REGION if regional else ''}.{id_.lower()}"
+
+
+def derived_id(text: str) -> str:
+    """An id that depends on a text alone: for what has a name but no id, such as a Python that was found here."""
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
+    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 
 def application_ocid(app_id: str) -> str:

@@ -34,7 +34,7 @@ from daemon.deployer import Deployer
 from daemon.destinations import make_outbox
 from daemon.detached import Detached
 from daemon.detached_metrics import DetachedMetrics
-from daemon.http import calls_api, detached_api, fn_api, iam_api, ops
+from daemon.http import calls_api, detached_api, fn_api, iam_api, oci_api, ops
 from daemon.http.app import make_app
 from daemon.http.authorise import CallGate, Gate
 from daemon.http.calls_api import CallsService
@@ -52,6 +52,7 @@ from daemon.logsetup import setup_logging
 from daemon.metrics import Metrics
 from daemon.model import Ids
 from daemon.node import Node
+from daemon.oci.compose import make_oci
 from daemon.placement import Placement, open_placement
 from daemon.recorder import Recorder
 from daemon.registry import Registry
@@ -143,6 +144,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
             bundles=bundles, supervisor=supervisor, launcher=launcher, log_book=log_book, metrics=metrics,
             interpreters=interpreters,
         )  # fmt: skip
+        oci = make_oci(config.oci, registry, database, bundles, interpreters, ids, log=log)
         route = make_route(catalog, invoker, ids, detached, CallGate(iam.identity) if enforce else None)
         gate, sessions = Gate(iam, enforce=enforce), Sessions(trio.current_time)
         gate.sessions = sessions
@@ -158,6 +160,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
                     (fn_api.ROUTES, registry),
                     (ops.ROUTES, node),
                     (iam_api.ROUTES, iam),
+                    (oci_api.ROUTES, oci),
                     (calls_api.ROUTES, CallsService(catalog, recorder, invoker, ids)),
                     (detached_api.ROUTES, DetachedService(catalog, database, detached, outbox)),
                     (console.ROUTES, desk),
@@ -167,6 +170,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
                 url=listeners.url,
                 log=log,
                 gate=gate,
+                archive_bytes_max=config.oci.archive_bytes_max,
             ),
             client_watch_s=limits.client_watch_s,
             log=log,
@@ -184,6 +188,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
                 await nursery.start(tracer.run)
             await deployer.restore()
             await nursery.start(detached.run)
+            await nursery.start(oci.run)
             await nursery.start(outbox.run)
             await nursery.start(front_door.serve, listeners.tcp + listeners.unix)
             await nursery.start(feed_watchdog)

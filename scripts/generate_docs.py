@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from daemon import config, errors, permissions  # noqa: E402
-from daemon.http import calls_api, detached_api, fn_api, iam_api, ops  # noqa: E402
+from daemon.http import calls_api, detached_api, fn_api, iam_api, oci_api, ops  # noqa: E402
 from daemon.http.views import Route  # noqa: E402
 from daemon.metrics import Metrics  # noqa: E402
 
@@ -163,7 +163,7 @@ Limits: body `http.body_bytes_max`, answer `limits.response_bytes_max`, headers 
         detached_api.ROUTES
     )
     page += "\n## Identity\n\nSee [how to secure a node](../how-to/security.md).\n\n" + routes(iam_api.ROUTES)
-    page += PUSHING
+    page += OCI + routes([r for r in oci_api.ROUTES if not r.path.startswith("/20181201/")]) + PUSHING
     return page
 
 
@@ -181,6 +181,15 @@ def policies_page() -> str:
     _, _, after = rest.partition("<!-- /permissions -->")
     made = table(["Type", "inspect", "+ read", "+ use", "+ manage"], rows)
     return f"{before}<!-- permissions -->\n{made}<!-- /permissions -->{after}"
+
+
+OCI = """
+## OCI Functions API
+
+Both versions, `/20181201` and `/20260325`, over the same apps and functions ([what works](oci-compatibility.md)). The paths of
+`/20181201` are the same but for work requests and runtimes, which that version does not have.
+
+"""
 
 
 PUSHING = """

@@ -66,6 +66,7 @@ FLOORS = {
     "daemon.detached_metrics": 4,
     "daemon.deployer": 4,
     "daemon.registry": 4,
+    "daemon.oci": 4,
     "daemon.janitor": 4,
     "daemon.http": 5,
     "daemon.console": 5,

@@ -8,6 +8,7 @@ comes on a connection which Hypercorn has already.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,9 +19,11 @@ from quart_trio import QuartTrio
 from daemon import errors
 from daemon.config import Http
 from daemon.errors import StokerError
+from daemon.http import views
 from daemon.http.handover import PEER_KEY
-from daemon.http.messages import Reply, Request, error_reply
+from daemon.http.messages import Reply, Request
 from daemon.http.messages import Route as CallRoute
+from daemon.http.oci_replies import REQUEST_ID, dressed, is_oci_path
 from daemon.http.routing import Gate, Router
 from daemon.http.views import ApiReply, ApiRequest, Route
 
@@ -31,6 +34,10 @@ API_BODY_BYTES_MAX = 1024 * 1024
 """Largest body of a management request: far beyond the largest legal function."""
 
 
+LARGE_BODIES_AT_ONCE = 4
+"""Most management requests with a bundle in them that are held in memory at once; further ones wait."""
+
+
 def make_app(
     tables: Iterable[tuple[Sequence[Route], Any]],
     calls: CallRoute,
@@ -39,14 +46,17 @@ def make_app(
     url: str,
     log: Any,
     gate: Gate | None = None,
+    archive_bytes_max: int = 25 * 2**20,
 ) -> QuartTrio:
     """The control plane as an ASGI application.
 
     ``tables``: rows with the service that their handlers get. ``calls``: the data plane's router.
     ``url``: where the TCP listener is reached, for the endpoints told to clients of the unix socket. ``gate``: who may
-    do what.
+    do what. ``archive_bytes_max``: largest bundle in the body of a management request (``oci.archive_bytes_max``).
     """
     router = Router(tables, gate)
+    large_bodies = trio.CapacityLimiter(LARGE_BODIES_AT_ONCE)
+    archive_body_bytes_max = archive_bytes_max * 4 // 3 + API_BODY_BYTES_MAX
     app = QuartTrio("stoker", static_folder=None)
     app.url_map.merge_slashes = False  # `//x` is not `/x`
     app.config["MAX_CONTENT_LENGTH"] = None  # each route has its own limit, below
@@ -58,14 +68,20 @@ def make_app(
             target: bytes = request.scope["raw_path"]
             if endpoint := calls(request.method, target):
                 return _from_reply(await endpoint(await _call_request(_target(), http)))
-            return _from_api(await router.dispatch(await _api_request(router, http, url)))
+            async with large_bodies if (large := _may_be_large(router)) else nullcontext():
+                bytes_max = archive_body_bytes_max if large else API_BODY_BYTES_MAX
+                reply = await router.dispatch(await _api_request(router, http, url, bytes_max))
         except StokerError as exc:
-            return _from_reply(error_reply(exc))
+            reply = views.error_reply(exc)
         except Exception:
             log.exception("cannot answer", method=request.method, path=request.path)
-            return _from_reply(error_reply(errors.InternalError()))
+            reply = views.error_reply(errors.InternalError())
+        if is_oci_path(request.path):
+            reply = dressed(reply, request.headers.get(REQUEST_ID, ""))
+        return _from_api(reply)
 
     app.add_url_rule("/", "root", everything, methods=METHODS, provide_automatic_options=False)
+    app.add_url_rule("//<path:path>", "doubled", everything, methods=METHODS, provide_automatic_options=False)
     app.add_url_rule("/<path:path>", "everything", everything, methods=METHODS, provide_automatic_options=False)
     return app
 
@@ -95,8 +111,23 @@ async def _call_request(target: bytes, http: Http) -> Request:
     )
 
 
-async def _api_request(router: Router, http: Http, url: str) -> ApiRequest:
-    found = router.match(request.method, request.path)
+def _path() -> str:
+    """The path for routing: a client of OCI whose endpoint ends with a slash asks for ``//20260325/...``."""
+    path: str = request.path
+    return path[1:] if path.startswith("//") and is_oci_path(path) else path
+
+
+def _may_be_large(router: Router) -> bool:
+    """Whether this request may carry a bundle, and does not say that it is small."""
+    found = router.match(request.method, _path())
+    if found is None or not found.route.carries_bundle:
+        return False
+    length = request.headers.get("Content-Length", "")
+    return not (length.isdecimal() and len(length) < 10 and int(length) <= API_BODY_BYTES_MAX)
+
+
+async def _api_request(router: Router, http: Http, url: str, bytes_max: int) -> ApiRequest:
+    found = router.match(request.method, _path())
     streams = found is not None and found.route.streams
     query = request.query_string.decode("latin-1")
     peer = _peer()
@@ -105,11 +136,11 @@ async def _api_request(router: Router, http: Http, url: str) -> ApiRequest:
     base_url = http.public_url.rstrip("/") or here
     return ApiRequest(
         method=request.method,
-        path=request.path,
+        path=_path(),
         query=_query(query),
         query_string=query,
         headers={name.lower(): value for name, value in request.headers.items()},
-        body=b"" if streams else await _body(API_BODY_BYTES_MAX, http),
+        body=b"" if streams else await _body(bytes_max, http),
         chunks=_chunks(http) if streams else None,
         base_url=base_url,
         peer=peer,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from daemon.errors import Draining, InternalError, QueueFull, RequestTimeout, StokerError
+from daemon.http import oci_replies
 from daemon.http.messages import Endpoint, Peer, Reply, Request, error_reply
 from daemon.http.parser import Head, RequestParser
 
@@ -145,7 +146,7 @@ class Connection:
                     body = await self._rest_of_body(head)
             except StokerError as error:
                 door.stats.refused += 1
-                await self._refuse(error, head_only=head is not None and head.method == "HEAD")
+                await self._refuse(error, head)
                 return
             keep_alive = await self._answer(head, body, endpoint)
             door.stats.requests += 1
@@ -172,10 +173,10 @@ class Connection:
         try:
             reply = await endpoint(Request(head.method, head.target, head.headers, body, head.host or "", self._peer))
         except StokerError as error:
-            reply = error_reply(error)
+            reply = _refusal(error, head)
         except Exception:
             door.log.exception("endpoint failed", method=head.method, target=head.target.decode("ascii"))
-            reply, keep_alive = error_reply(InternalError()), False
+            reply, keep_alive = _refusal(InternalError(), head), False
         keep_alive = keep_alive and not door.draining
         await self._send(reply, head_only=head.method == "HEAD", keep_alive=keep_alive, http_1_0=head.http_1_0)
         return keep_alive
@@ -242,10 +243,11 @@ class Connection:
         if self._door.held_bytes > BODIES_BYTES_MAX:
             raise QueueFull(detail=f"{BODIES_BYTES_MAX} bytes of request bodies are being held")
 
-    async def _refuse(self, error: StokerError, *, head_only: bool = False) -> None:
+    async def _refuse(self, error: StokerError, head: Head | None = None) -> None:
         """Answer a request that cannot be served, or not be understood; what comes behind it is not looked at."""
         self._enter(Phase.WRITING, self._door.http.write_s)
-        await self._send(error_reply(error), head_only=head_only, keep_alive=False, http_1_0=False)
+        head_only = head is not None and head.method == "HEAD"
+        await self._send(_refusal(error, head), head_only=head_only, keep_alive=False, http_1_0=False)
         await self._linger()
 
     async def _timed_out(self) -> None:
@@ -286,6 +288,13 @@ class Connection:
 
     def _enter(self, phase: Phase, limit_s: float) -> None:
         self.phase, self.deadline_s = phase, self._door.now_s + limit_s
+
+
+def _refusal(error: StokerError, head: Head | None) -> Reply:
+    """An error in the words of the API that was asked."""
+    if head is None or not oci_replies.is_oci(head.target):
+        return error_reply(error)
+    return oci_replies.refusal(error, dict(head.headers).get(oci_replies.REQUEST_ID, ""))
 
 
 BODILESS = frozenset({204, 304})

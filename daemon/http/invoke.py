@@ -9,16 +9,25 @@ from __future__ import annotations
 import re
 from typing import Any, Protocol
 
+from daemon import ocid
 from daemon.catalog import Catalog
-from daemon.errors import MethodNotAllowed, NotFound, StokerError
-from daemon.http import gateway
+from daemon.errors import BadRequest, MethodNotAllowed, NotFound, StokerError
+from daemon.http import gateway, oci_replies
 from daemon.http.messages import Endpoint, Headers, Reply, Request, Route, decoded_path, error_reply
 from daemon.model import Answer, Function, Ids, Trigger
 from daemon.permissions import ANYBODY
 
 __all__ = ["Calls", "DetachedCalls", "make_route"]
 
-_oci_invoke = re.compile(r"/(?:20181201|20260325)/functions/([^/]+)/actions/invoke").fullmatch
+_oci_invoke = re.compile(r"//?(?:20181201|20260325)/functions/([^/]+)/actions/invoke").fullmatch
+
+_OCI_HEADERS = {
+    "fn-invoke-type": ("sync", "detached"),
+    "fn-intent": ("httprequest", "cloudevent"),
+    "is-dry-run": ("true", "false"),
+}
+"""Headers of InvokeFunction and what they may say (reference oci-api 1.3)."""
+_is_sent_id = re.compile(r"[!-.0-~]{1,200}").fullmatch
 
 KNOWN_TARGETS_MAX = 4096
 """Targets whose endpoints are remembered: one function has many, by their query."""
@@ -80,8 +89,14 @@ def make_route(
             return endpoint
         if target.startswith(b"/t/"):
             return trigger(method, decoded_path(target))
-        if target.startswith(b"/20") and (match := _oci_invoke(decoded_path(target))) and method == "POST":
-            return invocation(match[1])
+        if target.startswith((b"/20", b"//20")) and (match := _oci_invoke(decoded_path(target))) and method == "POST":
+            function_id = ocid.id_of(match[1], ocid.FUNCTION)
+            endpoint = oci_invocation(function_id)
+            if function_id in catalog.functions:
+                if len(known) >= KNOWN_TARGETS_MAX:
+                    known.clear()
+                known[target] = endpoint
+            return endpoint
         return None
 
     def invocation(function_id: str) -> Endpoint:
@@ -109,6 +124,65 @@ def make_route(
                 return error_reply(error)
 
         return invoke
+
+    def oci_invocation(function_id: str) -> Endpoint:
+        """OCI's InvokeFunction: as `invocation`, with OCI's headers, dry runs and forms of errors."""
+
+        async def invoke(request: Request) -> Reply:
+            call_id = ids.new()
+            headers, body = request.headers, request.body
+            sent_id = ""
+            asked = None
+            for name, value in headers:
+                if name == "opc-request-id":
+                    sent_id = value
+                elif name in _OCI_HEADERS:
+                    asked = {**(asked or {}), name: value.strip().lower()}
+            request_id = _request_id(sent_id, call_id)
+            try:
+                function = catalog.functions.get(function_id)
+                if gate is not None:
+                    if function is None:
+                        gate.check_stranger(request)
+                    else:
+                        gate.check(request, function)
+                if function is None:
+                    raise NotFound("Authorization failed or requested resource not found.")
+                out = gateway.invoke_headers(headers, call_id=call_id, body=body)
+                if asked is not None:
+                    done = await oci_special(function_id, asked, call_id, out, body)
+                    if done is not None:
+                        done.headers.append((oci_replies.REQUEST_ID, request_id))
+                        return done
+                answer = await invoker.invoke(
+                    function_id, call_id=call_id, headers=out, body=body, caller=caller_of(request)
+                )
+                reply = gateway.invoke_reply(answer, call_id=call_id)
+                reply.headers.append((oci_replies.REQUEST_ID, request_id))
+                return reply
+            except StokerError as error:
+                error.call_id = call_id
+                return oci_replies.error_reply(error, request_id)
+
+        return invoke
+
+    async def oci_special(
+        function_id: str, asked: dict[str, str], call_id: str, out: Headers, body: bytes
+    ) -> Reply | None:
+        """Answer a dry run or a detached call; None: it is to be run as any other.
+
+        Raises:
+          BadRequest: a header has a value that OCI does not know.
+        """
+        for name, value in asked.items():
+            if value not in _OCI_HEADERS[name]:
+                raise BadRequest(f"{name} must be one of {', '.join(_OCI_HEADERS[name])}, not {value[:100]!r}")
+        if asked.get("is-dry-run") == "true":  # the SDK writes True with a capital
+            return Reply(200, [("Fn-Call-Id", call_id)])
+        if asked.get("fn-invoke-type") == "detached":
+            await detached.accept(function_id, call_id=call_id, headers=out, body=body)
+            return Reply(202, [("Fn-Call-Id", call_id)])
+        return None
 
     def trigger(method: str, path: str) -> Endpoint:
         app_name, slash, source = path[3:].partition("/")
@@ -145,6 +219,12 @@ def make_route(
         return call
 
     return route
+
+
+def _request_id(sent: str, call_id: str) -> str:
+    """``opc-request-id`` of a call: what the client sent (its first part), then the call's id, as logs have it."""
+    first = sent.partition("/")[0]
+    return f"{first}/{call_id}/{call_id}" if _is_sent_id(first) else f"/{call_id}/{call_id}"
 
 
 def caller_of(request: Request) -> Any:

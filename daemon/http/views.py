@@ -127,6 +127,8 @@ class Route:
     """True: the body is not read; the handler takes it from ``request.chunks``."""
     errors: Callable[[StokerError], ApiReply] | None = None
     """How errors of this row are told, those of the gate before it too; None: as Fn does."""
+    carries_bundle: bool = False
+    """True: the body may be as large as a bundle in base64 (`daemon.http.app`)."""
 
 
 def error_reply(error: StokerError) -> ApiReply:
