@@ -9,6 +9,7 @@ Units are in the names: ``_s`` seconds, ``_mib`` MiB (2**20 bytes), ``_bytes`` b
 
 from __future__ import annotations
 
+import ipaddress
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -94,7 +95,8 @@ class Http:
     """The listeners and what they accept."""
 
     listen: str = "127.0.0.1:8080"
-    """HOST:PORT of the TCP listener; port 0 picks a free one. Anything but loopback needs ``insecure``."""
+    """HOST:PORT of the TCP listener; port 0 picks a free one. Anything but loopback needs ``auth.mode: iam`` and TLS,
+    or ``insecure``."""
     socket: str = ""
     """Path of the unix socket; empty: ``stoker.sock`` in the runtime directory or, without one, the data directory."""
     public_url: str = ""
@@ -102,7 +104,12 @@ class Http:
     allowed_hosts: tuple[str, ...] = ()
     """Host names accepted besides the loopback ones. A name that is not listed gets 403: a web page cannot rebind."""
     insecure: bool = False
-    """True: listen on any address and accept any Host without authentication."""
+    """True: listen on any address, even in ``auth.mode: open`` or without TLS, and accept any Host. Whoever reaches the
+    port may then run code here (open), or read and copy what is said (no TLS)."""
+    tls_certificate: str = ""
+    """Path of the TCP listener's certificate chain (PEM); with ``tls_key`` it speaks HTTPS. Read again on SIGHUP."""
+    tls_key: str = ""
+    """Path of the certificate's private key (PEM, no passphrase)."""
     connections_max: int = 4096
     """Most open client connections; further ones wait in the kernel's backlog."""
     backlog: int = 1024
@@ -128,6 +135,8 @@ class Http:
 
     def __post_init__(self) -> None:
         positive("http", self)
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ConfigError("http.tls_certificate and http.tls_key must be given together")
         host, _, port = self.listen.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             raise ConfigError(f"http.listen must be HOST:PORT, not {self.listen!r}")
@@ -394,3 +403,25 @@ def _convert(raw: Any, wanted: Any) -> Any:
     if isinstance(raw, (list, tuple)) and all(isinstance(item, str) for item in raw):
         return tuple(raw)
     raise ValueError
+
+
+def exposure(config: Config, host: str) -> str:
+    """Why this host may not be listened on with this configuration; empty: it may."""
+    if config.http.insecure or host == "localhost":
+        return ""
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return ""
+    except ValueError:
+        pass
+    if config.auth.mode == "open":
+        return (
+            f"{host!r} is not a loopback address and requests are not authenticated; use 127.0.0.1 or [::1], or "
+            "auth.mode: iam with TLS; or say --insecure if everybody who reaches this port may run code here"
+        )
+    if not config.http.tls_certificate:
+        return (
+            f"{host!r} is not a loopback address and requests would not be encrypted; set http.tls_certificate and "
+            "http.tls_key; or say --insecure if everybody on the way may read and copy what is said"
+        )
+    return ""

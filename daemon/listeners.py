@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import signal
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import trio
 
 from daemon import systemd
-from daemon.config import Config
+from daemon.config import Config, exposure
+from daemon.identity import LOCAL_GROUP
+from daemon.tls import TlsError, TlsFiles
 
 SOCKET_PATH_BYTES_MAX = 107
 """sockaddr_un.sun_path less its NUL (unix(7))."""
@@ -28,6 +35,8 @@ class Listeners:
     tcp: list[socket.socket]
     unix: list[socket.socket]
     inherited: bool
+    tls: TlsFiles | None = None
+    """For the TCP listeners."""
 
     @property
     def url(self) -> str:
@@ -35,7 +44,7 @@ class Listeners:
         if not self.tcp:
             return f"unix:{self.unix[0].getsockname()}"
         host, port = self.tcp[0].getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        return f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @contextmanager
@@ -43,25 +52,61 @@ def open_listeners(config: Config) -> Iterator[Listeners]:
     """The handed-over sockets, or new ones.
 
     Raises:
-      CannotServe: an address cannot be bound.
+      CannotServe: an address cannot be bound, or certificate and key cannot be used.
     """
+    tls = read_tls(config)
     try:
         given = systemd.listen_fds()
     except ValueError as exc:
         raise CannotServe(str(exc)) from exc
     if given:
         unix = [s for s in given if s.family == socket.AF_UNIX]
-        yield Listeners([s for s in given if s.family != socket.AF_UNIX], unix, inherited=True)
+        tcp_given = [s for s in given if s.family != socket.AF_UNIX]
+        for sock in tcp_given:
+            if why := exposure(config, str(sock.getsockname()[0])):
+                raise CannotServe(f"socket handed over: {why}")
+        yield Listeners(tcp_given, unix, inherited=True, tls=tls)
         return
     path = socket_path(config)
     tcp = bind_tcp(config)
     unix_listener = bind_unix(path, config.http.backlog)
     try:
-        yield Listeners([tcp], [unix_listener], inherited=False)
+        yield Listeners([tcp], [unix_listener], inherited=False, tls=tls)
     finally:
         tcp.close()
         unix_listener.close()
         path.unlink(missing_ok=True)
+
+
+def read_tls(config: Config) -> TlsFiles | None:
+    """The certificate and key, if there are to be any.
+
+    Raises:
+      CannotServe: they cannot be used.
+    """
+    if not config.http.tls_certificate:
+        return None
+    try:
+        return TlsFiles(config.http.tls_certificate, config.http.tls_key)
+    except TlsError as exc:
+        raise CannotServe(str(exc)) from exc
+
+
+async def reload_on_hangup(
+    tls: TlsFiles | None, *, log: Any, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """On SIGHUP read certificate and key again; new connections get them. Without TLS the signal does nothing."""
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            if tls is None:
+                log.info("SIGHUP: nothing to read again without TLS")
+                continue
+            try:
+                tls.reload()
+                log.info("certificate and key were read again")
+            except TlsError as exc:
+                log.error("cannot read certificate and key again: the old ones stay", error=str(exc))
 
 
 def socket_path(config: Config) -> Path:
@@ -98,7 +143,8 @@ def bind_tcp(config: Config) -> socket.socket:
 
 
 def bind_unix(path: Path, backlog: int) -> socket.socket:
-    """A listening unix socket, for this user and group only. A stale one, that nobody listens on, is replaced.
+    """A listening unix socket, for this user and the group ``stoker`` (where it exists and we may give the socket to
+    it, else our own group) only. A stale one, that nobody listens on, is replaced.
 
     Raises:
       CannotServe: the path is too long, taken, or not writable.
@@ -123,6 +169,8 @@ def bind_unix(path: Path, backlog: int) -> socket.socket:
             sock.bind(str(path))
         finally:
             os.umask(old)
+        with suppress(KeyError, PermissionError):
+            os.chown(path, -1, grp.getgrnam(LOCAL_GROUP).gr_gid)
         sock.listen(backlog)
     except OSError as exc:
         sock.close()

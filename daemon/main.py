@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from daemon import VERSION, fn_settings
-from daemon.config import Config, ConfigError, load
+from daemon.config import Config, ConfigError, exposure, load
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
@@ -24,7 +23,8 @@ examples:
   stokerd --config /etc/stoker/stoker.yaml --check-config
       check the configuration and exit
 
-signals: SIGTERM and SIGINT drain (running calls finish), a second one does not wait
+signals: SIGTERM and SIGINT drain (running calls finish), a second one does not wait; SIGHUP reads the TLS certificate
+    and key again
 exit codes: 0 stopped as asked, 1 cannot serve, 2 wrong usage or configuration
 """
 
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--insecure",
         action="store_true",
-        help="listen on any address, without authentication: only on a trusted network",
+        help="listen on any address, even without authentication or TLS: only on a trusted network",
     )
     parser.add_argument("--version", action="version", version=f"stokerd {VERSION}")
     return parser
@@ -102,23 +102,13 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def check_exposure(config: Config) -> None:
-    """Without signed requests, anybody who reaches the port may run code: only loopback, unless told otherwise.
+    """Beyond loopback everybody must say who he is, over TLS; unless told otherwise in so many words.
 
     Raises:
-      ConfigError: the listener is not a loopback address.
+      ConfigError: it is not so.
     """
-    host = config.http.listen.rpartition(":")[0].strip("[]")
-    if config.http.insecure or host == "localhost":
-        return
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise ConfigError(
-            f"http.listen: {host!r} is not a loopback address and requests are not authenticated; "
-            "use 127.0.0.1 or [::1], or say --insecure if everybody who reaches this port may run code here"
-        )
+    if why := exposure(config, config.http.listen.rpartition(":")[0].strip("[]")):
+        raise ConfigError(f"http.listen: {why}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from daemon.interpreters import Interpreters
 from daemon.invoker import Invoker
 from daemon.janitor import Janitor
 from daemon.launcher import Launcher
-from daemon.listeners import CannotServe, Listeners, open_listeners
+from daemon.listeners import CannotServe, Listeners, open_listeners, reload_on_hangup
 from daemon.logs import LogBook
 from daemon.logsetup import setup_logging
 from daemon.metrics import Metrics
@@ -173,6 +174,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
                 archive_bytes_max=config.oci.archive_bytes_max,
             ),
             client_watch_s=limits.client_watch_s,
+            tls=listeners.tls,
             log=log,
         )
         front_door.on_slow_reply = recorder.wrote
@@ -192,6 +194,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
             await nursery.start(outbox.run)
             await nursery.start(front_door.serve, listeners.tcp + listeners.unix)
             await nursery.start(feed_watchdog)
+            await nursery.start(partial(reload_on_hangup, listeners.tls, log=log))
             # What is there now stays: the collector need not look at it again and again.
             gc.collect()
             gc.freeze()

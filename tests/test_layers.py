@@ -51,6 +51,7 @@ FLOORS = {
     "daemon.metrics": 3,
     "daemon.identity": 3,
     "daemon.tokens": 3,
+    "daemon.tls": 3,
     "daemon.iam": 4,
     "daemon.systemd": 3,
     "daemon.listeners": 3,

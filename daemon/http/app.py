@@ -132,7 +132,7 @@ async def _api_request(router: Router, http: Http, url: str, bytes_max: int) -> 
     query = request.query_string.decode("latin-1")
     peer = _peer()
     # Through the unix socket the Host header says nothing about where functions can be called.
-    here = url if peer.unix else f"{request.scheme}://{request.headers.get('Host', 'localhost')}"
+    here = url if peer.unix else f"{'https' if peer.tls else 'http'}://{request.headers.get('Host', 'localhost')}"
     base_url = http.public_url.rstrip("/") or here
     return ApiRequest(
         method=request.method,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import socket
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -284,7 +284,10 @@ class Connection:
         door = self._door
         door.stats.handed_over += 1
         self.phase, self.deadline_s = Phase.HANDED_OVER, float("inf")
-        await door.control.serve(self._sock, self._peer, self._parser.unread())
+        await door.control.serve(self._stream(), self._peer, self._parser.unread())
+
+    def _stream(self) -> Any:
+        return trio.SocketStream(trio.socket.from_stdlib_socket(self._sock))
 
     def _enter(self, phase: Phase, limit_s: float) -> None:
         self.phase, self.deadline_s = phase, self._door.now_s + limit_s

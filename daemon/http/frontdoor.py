@@ -13,7 +13,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import Any, NoReturn
 
@@ -24,6 +24,8 @@ from daemon.http.connection import Connection, Phase
 from daemon.http.guard import Guard
 from daemon.http.handover import AsgiApp, ControlPlane
 from daemon.http.messages import Endpoint, Peer, Reply, Request, Route
+from daemon.http.tls_connection import TlsConnection
+from daemon.tls import TlsFiles
 
 __all__ = ["Endpoint", "FrontDoor", "Peer", "Reply", "Request", "Route", "Stats"]
 
@@ -70,8 +72,10 @@ class FrontDoor:
         control: AsgiApp,
         client_watch_s: float,
         log: Any,
+        tls: TlsFiles | None = None,
     ) -> None:
-        """``client_watch_s``: seconds after which the client of a running call is watched."""
+        """``client_watch_s``: seconds after which the client of a running call is watched. ``tls``: for TCP."""
+        self.tls = tls
         self.http = http
         self.route = route
         self.client_watch_s = client_watch_s
@@ -168,7 +172,11 @@ class FrontDoor:
                     break
                 failing = False
                 sock.setblocking(False)
-                connection = Connection(self, sock, _peer(sock, address))
+                peer = _peer(sock, address)
+                if self.tls is None or peer.unix:
+                    connection = Connection(self, sock, peer)
+                else:
+                    connection = TlsConnection(self, sock, replace(peer, tls=True), self.tls.context)
                 self.stats.connections += 1
                 self.stats.accepted += 1
                 if not self._connections:  # the patrol was asleep and its clock stood still

@@ -7,7 +7,6 @@ exercises all that is used of it. It wants a stream with ``receive_some``, ``sen
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -78,11 +77,12 @@ class ControlPlane:
                     await lifespan.wait_for_shutdown()
                 alive.cancel()
 
-    async def serve(self, sock: socket.socket, peer: Peer, received: bytes) -> None:
-        """Serve one connection until it ends; ``received`` was read from it already. Takes over the socket."""
+    async def serve(self, connected: Any, peer: Peer, received: bytes) -> None:
+        """Serve one connection until it ends; ``received`` was read from it already. Takes over the stream, which is a
+        `trio.SocketStream` or a `daemon.http.tls_connection.TlsStream`."""
         context = WorkerContext(None)
         stream = _Replay(
-            trio.SocketStream(trio.socket.from_stdlib_socket(sock)),
+            connected,
             received,
             write_s=self._http.write_s,
             # Hypercorn's timer would hold the connection of a client that has gone until its keep-alive time is over.
@@ -202,9 +202,7 @@ class _Log:
 class _Replay:
     """A socket stream that first gives bytes that were read before, and cuts a client that does not read."""
 
-    def __init__(
-        self, stream: trio.SocketStream, received: bytes, *, write_s: float, ended: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, stream: Any, received: bytes, *, write_s: float, ended: Callable[[], Awaitable[None]]) -> None:
         """``ended`` is awaited when nothing more will come from the client."""
         self._stream = stream
         self._received = received
@@ -212,7 +210,7 @@ class _Replay:
         self._ended = ended
 
     @property
-    def socket(self) -> trio.socket.SocketType:
+    def socket(self) -> Any:
         return self._stream.socket
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:

@@ -203,7 +203,7 @@ def make_route(
                 request.headers,
                 call_id=call_id,
                 method=request.method,
-                url=f"http://{request.host}{request.target.decode('latin-1')}",
+                url=f"{'https' if request.peer.tls else 'http'}://{request.host}{request.target.decode('latin-1')}",
                 body=request.body,
             )
             try:
