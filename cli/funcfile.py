@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cli import kinds, pcu
+from cli import detached, kinds, pcu
 from cli.items import FuncFileError, Item, parse
 
 FILE_NAMES = ("func.yaml", "func.yml", "func.json")
@@ -29,7 +29,7 @@ KNOWN = {
 ACCEPTED = {
     "build_image", "run_image", "content_type", "type", "signing_details", "freeform_tags", "defined_tags",
 }  # fmt: skip
-"""Keys of ``fn`` that mean nothing here: no image is built. ``detached_mode`` is warned about."""
+"""Keys of ``fn`` that mean nothing here: no image is built. ``deploy.oci`` is read apart."""
 OCI_KNOWN = {"provisioned_concurrency", "detached_mode", "pbf", "freeform_tags", "defined_tags"}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,254}")
@@ -157,7 +157,8 @@ class _Reader:
         found.timeout = self._number("timeout", "seconds", TIMEOUT_S_MAX)
         found.idle_timeout = self._number("idle_timeout", "seconds", IDLE_TIMEOUT_S_MAX)
         found.config = {key: self._text(item, f"config.{key}") for key, item in self._map(root, "config", "").items()}
-        found.annotations = {key: item.plain() for key, item in self._map(root, "annotations", "").items()}
+        given = {key: item.plain() for key, item in self._map(root, "annotations", "").items()}
+        found.annotations = {**self._detached_mode(), **given}
         found.triggers = self._triggers()
         found.provisioned_concurrency = self._provisioned_concurrency()
         found.required_config = self._expects()
@@ -290,14 +291,23 @@ class _Reader:
             triggers.append(TriggerSpec(name=name.text, source=source.text))
         return triggers
 
+    def _detached_mode(self) -> dict[str, Any]:
+        """``deploy.oci.detached_mode`` as annotations; those that are written out win."""
+        oci = self._map(self._root, "deploy", "").get("oci")
+        item = oci.members.get("detached_mode") if oci is not None and oci.kind == "map" else None
+        if item is None or item.kind == "null":
+            return {}
+        try:
+            return detached.from_func_yaml(item.plain())
+        except ValueError as exc:
+            raise FuncFileError(f"{self._path.name} line {item.line}: deploy.oci.detached_mode: {exc}") from exc
+
     def _provisioned_concurrency(self) -> dict[str, Any] | None:
         deploy = self._map(self._root, "deploy", "")
         if "oci" not in deploy:
             return None
         oci = Item("map", deploy["oci"].line, members=self._map_of(deploy["oci"], "deploy.oci"))
         self._known(oci, "deploy.oci.", OCI_KNOWN, set())
-        if "detached_mode" in oci.members:
-            self._warn(oci.members["detached_mode"], "deploy.oci.detached_mode", "is not used yet")
         item = oci.members.get("provisioned_concurrency")
         if item is None or item.kind == "null":
             return None

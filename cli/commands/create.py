@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from cli import detached
 from cli.commands.deploy import PCU_OPTION
 from cli.deployment import HTTP_ENDPOINT
 from cli.funcfile import IDLE_TIMEOUT_S_MAX, MEMORY_MIB_MAX, TIMEOUT_S_MAX
@@ -38,12 +39,45 @@ SYSLOG = click.option("--syslog-url", metavar="URL", help="Where the functions' 
 SOURCE_HELP = "Path behind /t/APP that calls the function; begins with '/'."
 
 
+def _destination(_ctx: click.Context, _param: click.Parameter, text: str | None) -> dict[str, str] | str | None:
+    try:
+        return None if text is None else detached.destination(text)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
+
+
+def _detached_timeout(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
+    try:
+        return None if text is None else detached.timeout(text)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
+
+
+def _annotations(annotations: dict[str, Any], timeout_s: int | None, success: Any, failure: Any) -> dict[str, Any]:
+    """Those given one by one, with what the options for detached calls mean."""
+    meant = {detached.TIMEOUT: timeout_s, detached.ON_SUCCESS: success, detached.ON_FAILURE: failure}
+    return {**{key: value for key, value in meant.items() if value is not None}, **annotations}
+
+
 def settings_options(function: F) -> F:
     """What a function can be given besides its bundle."""
     for option in (
         PCU_OPTION,
         ANNOTATION,
         CONFIG,
+        click.option(
+            "--on-failure", "on_failure", metavar="WHERE", callback=_destination,
+            help="The same for detached calls that failed for good.",
+        ),
+        click.option(
+            "--on-success", "on_success", metavar="WHERE", callback=_destination,
+            help="Where the record of a detached call goes: stream:NAME, queue:NAME, notification:NAME, "
+            "function:APP/FUNCTION, a URL, or none.",
+        ),
+        click.option(
+            "--detached-timeout", metavar="TIME", callback=_detached_timeout,
+            help="Longest a detached call may run: 90, 20m, 1h.  [default: --timeout]",
+        ),
         click.option(
             "--idle-timeout", type=click.IntRange(1, IDLE_TIMEOUT_S_MAX), metavar="SECONDS",
             help="How long an unused instance is kept.  [default: 30]",
@@ -111,6 +145,9 @@ def create_function(
     memory: int | None,
     timeout: int | None,
     idle_timeout: int | None,
+    detached_timeout: int | None,
+    on_success: dict[str, str] | str | None,
+    on_failure: dict[str, str] | str | None,
     config: dict[str, str],
     annotations: dict[str, Any],
     provisioned: dict[str, Any] | None,
@@ -132,7 +169,7 @@ def create_function(
         timeout=timeout,
         idle_timeout=idle_timeout,
         config=config,
-        annotations=annotations,
+        annotations=_annotations(annotations, detached_timeout, on_success, on_failure),
         provisioned_concurrency=provisioned,
     )
     made = settings.api.call("POST", "/v2/fns", body=body)
@@ -219,6 +256,9 @@ def update_function(
     memory: int | None,
     timeout: int | None,
     idle_timeout: int | None,
+    detached_timeout: int | None,
+    on_success: dict[str, str] | str | None,
+    on_failure: dict[str, str] | str | None,
     config: dict[str, str],
     annotations: dict[str, Any],
     provisioned: dict[str, Any] | None,
@@ -233,6 +273,7 @@ def update_function(
       stoker update function demo hello --memory 512 --timeout 60
       stoker update function demo hello hello:0.0.2
       stoker update function demo hello --provisioned-concurrency none
+      stoker update function demo hello --detached-timeout 20m --on-failure queue:failed
     """
     if image is not None:
         check_image(image)
@@ -242,7 +283,7 @@ def update_function(
         timeout=timeout,
         idle_timeout=idle_timeout,
         config=config,
-        annotations=annotations,
+        annotations=_annotations(annotations, detached_timeout, on_success, on_failure),
         provisioned_concurrency=provisioned,
     )
     found = settings.api.function(app, function)

@@ -206,10 +206,6 @@ def test_no_file(tmp_path: Path) -> None:
             "triggers:\n- {name: x, source: /x, sorce: /y}\n",
             "func.yaml line 4: triggers[0].sorce is not a known key and is ignored; did you mean triggers[0].source?",
         ),
-        (
-            "deploy: {oci: {detached_mode: {timeout: 20m}}}\n",
-            "func.yaml line 3: deploy.oci.detached_mode is not used yet",
-        ),
     ],
 )
 def test_warnings(tmp_path: Path, text: str, warning: str) -> None:
