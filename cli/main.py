@@ -50,7 +50,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "console": ("console", "Print a link to the console that signs you in."),
         "shim": ("shim", "Let the fn command work without a container engine."),
         "bundles": ("node", "List the bundles that the daemon keeps."),
-        "runtimes": ("node", "List the Python interpreters that functions can use."),
+        "runtimes": ("node", "List what the daemon's machine has to run functions."),
         "version": ("node", "Print the versions of the command and of the daemon."),
         "completion": ("completion", "Print the script that makes a shell complete names."),
     },

@@ -36,7 +36,7 @@ def daemons_python(api: Api, runtime: str) -> interpreters.Interpreter | None:
         return None
     items = (api.call("GET", "/stoker/v1/runtimes") or {}).get("items") or []
     for item in items:
-        if item.get("name") == runtime:
+        if item.get("name") == runtime and str(item.get("name")).startswith("python"):
             here = os.access(str(item.get("path")), os.X_OK)
             return interpreters.Interpreter(item["path"], runtime.removeprefix("python")) if here else None
     raise interpreters.missing(runtime, [str(item.get("name")) for item in items])

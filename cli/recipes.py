@@ -131,8 +131,8 @@ def _encoded(document: Mapping[str, object]) -> bytes:
 def _check_command(directory: Path, runtime: str, command: list[str], file: str) -> None:
     """Refuse a command whose program is neither in the bundle nor on this machine, or whose script is missing."""
     program = command[0]
-    inside = program.removeprefix("/function/") if program.startswith("/function/") else program
-    if "/" in inside and not inside.startswith("/"):
+    inside = program.removeprefix("/function/").removeprefix("./")
+    if inside != program or ("/" in inside and not inside.startswith("/")):
         path = directory / inside
         if not path.is_file():
             raise CliError(

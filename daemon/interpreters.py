@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -113,6 +114,31 @@ def _pyenv(versions: Path) -> list[Path]:
     return [versions / name / "bin" for name in newest_first]
 
 
+PROGRAMS = {"node": "node", "java": "java", "ruby": "ruby", "dotnet": "dotnet"}
+"""Command -> what func.yaml calls functions that are run by it."""
+_VERSION = re.compile(r"(\d+)(?:\.\d+)*")
+
+
+def find_programs(path: str = "/usr/local/bin:/usr/bin:/bin") -> list[Interpreter]:
+    """What runs functions of other languages, in the places where functions look; blocks up to 0.2 s for each."""
+    found = []
+    for command, name in PROGRAMS.items():
+        program = shutil.which(command, path=path)
+        if program is None:
+            continue
+        try:
+            done = subprocess.run(
+                [program, "--version"],
+                env={"PATH": path}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_S,
+                check=True,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError):
+            continue
+        if match := _VERSION.search(done.stdout or done.stderr):
+            found.append(Interpreter(f"{name}{match[1]}", program, match[0]))
+    return found
+
+
 class Interpreters:
     """The machine's Pythons, looked for at the first question and then remembered."""
 
@@ -121,6 +147,13 @@ class Interpreters:
         self._environ = os.environ if environ is None else environ
         self._home = home or (Path(self._environ["HOME"]) if self._environ.get("HOME") else None)
         self._found: dict[str, Interpreter] | None = None
+        self._programs: list[Interpreter] | None = None
+
+    def programs(self) -> list[Interpreter]:
+        """What runs other languages. The first call blocks."""
+        if self._programs is None:
+            self._programs = find_programs()
+        return list(self._programs)
 
     def found(self) -> list[Interpreter]:
         """All of them, oldest first. The first call blocks for about 20 ms for each."""

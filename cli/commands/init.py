@@ -1,4 +1,4 @@
-"""``stoker init``: the files of a new function, as ``fn init --runtime python`` makes them."""
+"""``stoker init``: the files of a new function, as ``fn init`` makes them, or func.yaml for a handler that is there."""
 
 from __future__ import annotations
 
@@ -8,30 +8,9 @@ from pathlib import Path
 
 import click
 
+from cli import detect, kinds, templates
 from cli.errors import CliError
 from cli.funcfile import FILE_NAMES, IDLE_TIMEOUT_S_MAX, MEMORY_MIB_MAX, SCHEMA_VERSION, TIMEOUT_S_MAX
-
-HANDLER = '''import io
-import json
-import logging
-
-from fdk import response
-
-
-def handler(ctx, data: io.BytesIO = None):
-    """Greet the one who is named in the body, a JSON object such as {"name": "Ada"}."""
-    name = "World"
-    try:
-        name = json.loads(data.getvalue()).get("name", name)
-    except (ValueError, AttributeError) as exc:
-        logging.getLogger().info("no name in the body: %s", exc)
-
-    return response.Response(
-        ctx,
-        response_data=json.dumps({"message": f"Hello {name}"}),
-        headers={"Content-Type": "application/json"},
-    )
-'''
 
 
 @click.command()
@@ -39,9 +18,14 @@ def handler(ctx, data: io.BytesIO = None):
 @click.option(
     "--runtime",
     metavar="RUNTIME",
-    default="python",
-    show_default=True,
-    help="python, or python3.N for that interpreter.",
+    help="python, python3.N for that interpreter, node, or exec for a program of one's own.  [default: python]",
+)
+@click.option(
+    "--from",
+    "source",
+    metavar="PATH",
+    type=click.Path(path_type=Path, exists=True),
+    help="Make func.yaml for a handler that is there: a file, or a directory to be searched.",
 )
 @click.option("--trigger", type=click.Choice(["http"]), help="Give it a trigger: /t/APP/NAME calls it.")
 @click.option(
@@ -65,7 +49,8 @@ def handler(ctx, data: io.BytesIO = None):
 @click.option("--force", is_flag=True, help="Write over files that are there.")
 def init(
     name: str | None,
-    runtime: str,
+    runtime: str | None,
+    source: Path | None,
     trigger: str | None,
     memory: int,
     timeout: int | None,
@@ -75,28 +60,42 @@ def init(
 ) -> None:
     """Make the files of a new function.
 
-    Writes func.yaml, func.py and requirements.txt into the new directory NAME, or, without NAME, into the current
-    directory, whose name is then the function's.
+    Writes func.yaml, the handler (func.py, func.js, func) and requirements.txt or package.json into the new directory
+    NAME, or, without NAME, into the current directory, whose name is then the function's.
+
+    --from writes only func.yaml, beside a handler that is there, and finds out what it is written for: Fn, AWS Lambda,
+    Google's functions-framework, WSGI (Flask, Django) or ASGI (Starlette, FastAPI, Quart). Nothing is run for that.
 
     \b
     Examples:
       stoker init --runtime python hello
+      stoker init --runtime node --trigger http hello
+      stoker init --from lambda_function.py
+      stoker init --from shop/app.py --trigger http shop
       stoker init --runtime python3.12 --trigger http --memory 512 hello
       mkdir hello && cd hello && stoker init
     """
-    if not re.fullmatch(r"python(3\.[0-9]{1,2})?", runtime):
-        raise click.BadParameter(f"{runtime!r}: must be python or python3.N", param_hint="'--runtime'")
     if not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", version):
         raise click.BadParameter(f"{version!r}: must be like 0.0.1", param_hint="'--version'")
-    directory = Path(name) if name else Path(".")
-    function = os.path.basename(os.path.abspath(directory))
+    runtime = runtime or "python"
+    found = _found_in(source, runtime) if source is not None else None
+    if source is not None:
+        directory = source if source.is_dir() else source.parent
+        function = name or os.path.basename(os.path.abspath(directory))
+    else:
+        directory = Path(name) if name else Path(".")
+        function = os.path.basename(os.path.abspath(directory))
     if not re.fullmatch(r"[A-Za-z0-9\-_]{1,255}", function):
         raise click.BadParameter(f"{function!r}: use letters, digits, '-' and '_'", param_hint="'NAME'")
-    files = {
-        "func.yaml": _func_yaml(function, runtime, version, memory, timeout, idle_timeout, trigger),
-        "func.py": HANDLER,
-        "requirements.txt": "fdk>=0.1.128",
-    }
+    if not re.fullmatch(r"python(3\.[0-9]{1,2})?", runtime) and kinds.family(runtime) not in ("node", "exec"):
+        raise click.BadParameter(
+            f"{runtime!r}: must be python, python3.N, node, node22 and the like, or exec; for others write func.yaml, "
+            "or make it with 'fn init'",
+            param_hint="'--runtime'",
+        )
+    files = {} if found is not None else templates.files(function, runtime)
+    yaml = _func_yaml(function, runtime, version, memory, timeout, idle_timeout, trigger, found)
+    files = {"func.yaml": (yaml, False), **files}
     there = [f for f in dict.fromkeys((*FILE_NAMES, *files)) if (directory / f).exists()]
     if there and not force:
         raise CliError(
@@ -104,13 +103,23 @@ def init(
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for file, text in files.items():
+        for file, (text, executable) in files.items():
             (directory / file).write_text(text, encoding="utf-8")
+            if executable:
+                (directory / file).chmod(0o755)
     except OSError as exc:
         raise CliError(f"cannot write {exc.filename}: {exc.strerror}") from exc
-    where = f" {directory}" if name else ""
+    if found is not None:
+        click.echo(f"{found.file}: {found.why}")
+    where = "" if directory == Path(".") else f" {directory}"
     click.echo(f"Function {function} made in {directory}: {', '.join(files)}")
     click.echo(f"Next: stoker deploy --app APP --create-app{where}")
+
+
+def _found_in(source: Path, runtime: str) -> detect.Found:
+    if kinds.family(runtime):
+        raise click.UsageError("--from is for Python; for another language write the entrypoint into func.yaml")
+    return detect.detect(source) if source.is_dir() else detect.detect(source.parent, source)
 
 
 def _func_yaml(
@@ -121,23 +130,26 @@ def _func_yaml(
     timeout: int | None,
     idle_timeout: int | None,
     trigger: str | None,
+    found: detect.Found | None,
 ) -> str:
-    minor = runtime.removeprefix("python") or "3.12"
+    start = templates.start_lines(runtime)
+    if found is not None:
+        start[-1] = f"entrypoint: /python/bin/fdk /function/{found.file} {found.name}"
     lines = [
         f"schema_version: {SCHEMA_VERSION}",
         f"name: {name}",
         f"version: {version}",
         f"runtime: {runtime}",
-        # Stoker builds no image; these two keep the directory deployable by fn.
-        f"build_image: fnproject/python:{minor}-dev",
-        f"run_image: fnproject/python:{minor}",
-        "entrypoint: /python/bin/fdk /function/func.py handler",
+        # Stoker builds no image; these keep the directory deployable by fn.
+        *start,
         f"memory: {memory}",
     ]
     if timeout is not None:
         lines.append(f"timeout: {timeout}")
     if idle_timeout is not None:
         lines.append(f"idle_timeout: {idle_timeout}")
+    if found is not None and found.adapter:
+        lines += ["annotations:", f"  stoker.dev/adapter: {found.adapter}"]
     if trigger is not None:
         lines += ["triggers:", f"- name: {name}", f"  type: {trigger}", f"  source: /{name}"]
     return "\n".join(lines) + "\n"

@@ -95,9 +95,11 @@ def _flat(data: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 @common
 @click.pass_obj
 def runtimes(settings: Settings) -> None:
-    """List the Python interpreters that functions can use.
+    """List what the daemon's machine has to run functions.
 
     'runtime: python' in func.yaml is the daemon's own interpreter; 'runtime: python3.12' picks one of these.
+    'runtime: node' takes whatever Node there is, 'runtime: node22' that version. Go and other programs that
+    are in the bundle need nothing.
 
     \b
     Examples:
@@ -109,7 +111,7 @@ def runtimes(settings: Settings) -> None:
         structured(items, settings.form)
         return
     rows = [(item.get("name"), item.get("version"), item.get("path")) for item in items]
-    table(["name", "version", "path"], rows, empty="No interpreters found.")
+    table(["name", "version", "path"], rows, empty="Nothing found.")
 
 
 @click.command()

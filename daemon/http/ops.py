@@ -194,6 +194,7 @@ async def stats(node: Node, request: ApiRequest) -> ApiReply:
 async def runtimes(node: Node, request: ApiRequest) -> ApiReply:
     """GET /stoker/v1/runtimes"""
     found = await trio.to_thread.run_sync(node.interpreters.found)  # the first time it runs each of them
+    found += await trio.to_thread.run_sync(node.interpreters.programs)
     return ApiReply(body={"items": [asdict(interpreter) for interpreter in found]})
 
 

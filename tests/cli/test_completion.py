@@ -23,7 +23,7 @@ def complete(stoker: Stoker, line: str, **more: object) -> list[str]:
 
 
 def test_commands(bare_stoker: Stoker) -> None:
-    assert complete(bare_stoker, "stoker de") == ["plain,deploy", "plain,delete"]
+    assert complete(bare_stoker, "stoker ver") == ["plain,versions", "plain,version"]
     assert complete(bare_stoker, "stoker config s") == ["plain,set"]
     assert complete(bare_stoker, "stoker invoke --disp") == ["plain,--display-call-id"]
     assert complete(bare_stoker, "stoker ls --output ") == ["plain,table", "plain,json", "plain,yaml"]
