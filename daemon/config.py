@@ -243,6 +243,10 @@ class Logs:
     """Size at which a function's log file is rotated."""
     files_max: int = 3
     """Log files kept per function."""
+    syslog_ca_file: str = ""
+    """Certificates (PEM) that a ``tcp+tls`` syslog destination is checked against; empty: the machine's."""
+    journald: str = "auto"
+    """Send functions' lines to systemd's journal, too: ``on``, ``off``, or ``auto``: when systemd runs the daemon."""
 
     def __post_init__(self) -> None:
         positive("logs", self)
@@ -250,6 +254,8 @@ class Logs:
             raise ConfigError(f"logs.level must be debug, info, warning or error, not {self.level!r}")
         if self.format not in ("auto", "text", "json"):
             raise ConfigError(f"logs.format must be auto, text or json, not {self.format!r}")
+        if self.journald not in ("auto", "on", "off"):
+            raise ConfigError(f"logs.journald must be auto, on or off, not {self.journald!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
 """What functions print and what the platform says about them: one log per function, in bounded, rotated files.
 
-A line is one JSON object: ``at`` (RFC 3339, UTC), ``call_id``, ``instance``, ``stream`` (stdout, stderr, platform) and
-``line``. Lines wait in memory at most `FLUSH_S` and are written by a thread: the event loop never waits for the disk.
-A function that writes more than its rate loses the surplus; how much was lost is a ``platform`` line, and counted.
+A line is one JSON object: ``at`` (RFC 3339, UTC), ``call_id``, ``instance``, ``stream`` (stdout, stderr, platform),
+``level`` (debug, info, warning, error, or empty when the line does not say) and ``line``. Lines wait in memory at most
+`FLUSH_S` and are written by a thread: the event loop never waits for the disk. A function that writes more than its
+rate loses the surplus; how much was lost is a ``platform`` line, and counted.
 """
 
 from __future__ import annotations
@@ -12,19 +13,24 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from daemon import config
+from daemon import config, logsearch
+from daemon.loglines import level_of
+from daemon.logsearch import Line, LogQuery
 from daemon.logsetup import setup_logging
 from daemon.output import OutputReader
+
+if TYPE_CHECKING:
+    from daemon.logtail import Watcher
 
 __all__ = ["FunctionLog", "LogBook", "OutputReader", "Tail", "setup_logging"]
 
@@ -38,6 +44,8 @@ FOLLOW_LINES_MAX = 1000
 """Lines a follower may lag behind; then it loses lines and is told how many."""
 TAIL_LINES_MAX = 10_000
 """Most old lines that `LogBook.tail` gives."""
+SEARCHES_MAX = 2
+"""Searches at once; further ones wait."""
 CURRENT = "log.jsonl"
 
 Record = tuple[float, str, str, str, str]
@@ -48,13 +56,17 @@ def form(record: Record) -> dict[str, str]:
     """A record as clients and files see it."""
     at, call_id, instance, stream, line = record
     when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {"at": when, "call_id": call_id, "instance": instance, "stream": stream, "line": line}
+    return {
+        "at": when, "call_id": call_id, "instance": instance, "stream": stream, "level": level_of(stream, line),
+        "line": line,
+    }  # fmt: skip
 
 
 class FunctionLog:
     """The log of one function; made by `LogBook.open`. Its methods are synchronous and touch no file."""
 
     def __init__(self, directory: Path, limits: config.Logs, book: LogBook) -> None:
+        self.function_id = directory.name
         self.book = book
         self.limits = limits
         self.dropped_bytes = 0
@@ -78,6 +90,8 @@ class FunctionLog:
         self._pending_bytes += size
         for follower in self._followers:
             follower.offer(record)
+        for watcher in self.book.watchers:
+            watcher.offer(self.function_id, record)
         self.book.note(self)
 
     def platform(self, line: str, *, call_id: str = "", instance_id: int | str = "") -> None:
@@ -100,6 +114,9 @@ class FunctionLog:
             self._pending.append((time.time(), "", "", "platform", _lost(self._lost_bytes)))
             self._lost_bytes = 0
         records, self._pending, self._pending_bytes = self._pending, [], 0
+        if records:
+            for sink in self.book.sinks:
+                sink(self.function_id, records)
         return records
 
     async def history(self, last: int, call_id: str | None, follower: Tail | None) -> list[dict[str, str]]:
@@ -114,9 +131,20 @@ class FunctionLog:
                 self._followers.add(follower)
         return lines
 
+    async def settle(self) -> None:
+        """Wait until every line written so far is in the files."""
+        if self._pending or self._flushing.locked():
+            async with self._flushing:
+                if records := self.take_pending():
+                    await trio.to_thread.run_sync(self._files.append, records)
+
     def leave(self, follower: Tail) -> None:
         """The follower wants no more lines."""
         self._followers.discard(follower)
+
+    def files(self) -> list[Path]:
+        """Its files, the newest first; not all need be there."""
+        return self._files.paths()
 
     def end(self) -> None:
         """The function is deleted: followers come to their end."""
@@ -139,8 +167,13 @@ class LogBook:
         self._logs: dict[str, FunctionLog] = {}
         self._dirty: dict[FunctionLog, None] = {}
         self._wake = trio.Event()
+        self._searching = trio.CapacityLimiter(SEARCHES_MAX)
         self._nursery_manager: Any = None
         self._dropped_bytes = 0  # of logs that are gone
+        self.watchers: set[Watcher] = set()
+        """Those who are told of every line of every function at once; see `daemon.logtail`."""
+        self.sinks: list[Callable[[str, Sequence[Record]], None]] = []
+        """Called with a function's id and its new lines, some at a time, on the event loop; must be quick."""
         self.flooders = 0
         """Readers that drop output just now; they share the pace at which they may do so."""
 
@@ -191,8 +224,20 @@ class LogBook:
         """The last lines, oldest first, of one call if ``call_id`` is given; then the new ones as they come."""
         return Tail(self.open(function_id), call_id=call_id, last=min(last, TAIL_LINES_MAX), follow=follow)
 
+    async def search(self, function_ids: Iterable[str], query: LogQuery, *, limit: int) -> tuple[list[Line], bool]:
+        """The newest lines that fit, newest first, and whether everything could be looked through in time."""
+        opened = [self.open(function_id) for function_id in function_ids]
+        for log in opened:
+            await log.settle()
+        logs = [(log.function_id, log.files()) for log in opened]
+        return await trio.to_thread.run_sync(
+            partial(logsearch.search, logs, query, limit=min(limit, TAIL_LINES_MAX)), limiter=self._searching
+        )
+
     def end_followers(self) -> None:
         """The daemon drains: every follower comes to its end after the lines that it has."""
+        for watcher in self.watchers:
+            watcher.end()
         for log in self._logs.values():
             log.end()
 
@@ -200,6 +245,10 @@ class LogBook:
     def dropped_bytes(self) -> int:
         """Output of all functions that was lost since the start."""
         return self._dropped_bytes + sum(log.dropped_bytes for log in self._logs.values())
+
+    async def flush(self) -> None:
+        """Write what is in memory, and give it to the sinks."""
+        await self._flush_all()
 
     def _directory(self, function_id: str) -> Path:
         if not function_id.isalnum():
@@ -363,8 +412,12 @@ class _Files:
                     found.appendleft(value)
         return list(found)
 
+    def paths(self) -> list[Path]:
+        """The files, the newest first."""
+        return [self._path, *(self._older(i) for i in range(1, self._files_max))]
+
     def _newest_first(self) -> Iterator[bytes]:
-        for path in [self._path, *(self._older(i) for i in range(1, self._files_max))]:
+        for path in self.paths():
             with suppress(FileNotFoundError):
                 yield from reversed(path.read_bytes().splitlines())
 

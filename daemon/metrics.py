@@ -83,6 +83,15 @@ METRICS = (
     MetricDoc(
         "stoker_log_dropped_bytes_total", "counter", (), "Output of functions that was not kept (logs.rate_bytes_s).",
     ),
+    MetricDoc("stoker_log_lines_sent_total", "counter", (), "Lines sent to syslog destinations and the journal."),
+    MetricDoc(
+        "stoker_log_lines_unsent_total", "counter", (), "Lines that were to be sent there and were dropped.",
+    ),
+    MetricDoc("stoker_call_records_total", "counter", (), "Records of calls that were written."),
+    MetricDoc(
+        "stoker_call_records_dropped_total", "counter", (),
+        "Records of calls that were lost: they came faster than they could be written, or the disk refused them.",
+    ),
     MetricDoc("stoker_connections", "gauge", (), "Open client connections."),
     MetricDoc("stoker_connections_accepted_total", "counter", (), "Client connections accepted."),
     MetricDoc(

@@ -35,7 +35,7 @@ from daemon.deployer import Deployer
 from daemon.destinations import make_outbox
 from daemon.detached import Detached
 from daemon.detached_metrics import DetachedMetrics
-from daemon.http import calls_api, detached_api, fn_api, iam_api, oci_api, ops
+from daemon.http import calls_api, detached_api, fn_api, iam_api, logs_api, oci_api, ops
 from daemon.http.app import make_app
 from daemon.http.authorise import CallGate, Gate
 from daemon.http.calls_api import CallsService
@@ -50,11 +50,13 @@ from daemon.launcher import Launcher
 from daemon.listeners import CannotServe, Listeners, open_listeners, reload_on_hangup
 from daemon.logs import LogBook
 from daemon.logsetup import setup_logging
+from daemon.logsinks import LAST_WORDS_S, LogSinks
 from daemon.metrics import Metrics
 from daemon.model import Ids
 from daemon.node import Node
 from daemon.oci.compose import make_oci
 from daemon.placement import Placement, open_placement
+from daemon.record_metrics import RecordMetrics
 from daemon.recorder import Recorder
 from daemon.registry import Registry
 from daemon.store import records
@@ -106,6 +108,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
         launcher = Launcher(limits, run_dir=config.data / "run", log=log, placement=placement)
         # A daemon that died between a function's deletion and its logs' leaves those behind.
         await trio.to_thread.run_sync(log_book.sweep, set(catalog.functions))
+        sinks = LogSinks(catalog, log_book, config.logs, log=log)
         supervisor = Supervisor(scheduler, launcher, limits=limits, log_book=log_book, log=log)
         launcher.on_template_gone = supervisor.template_gone
         placement.on_out_of_memory = supervisor.ran_full
@@ -163,6 +166,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
                     (iam_api.ROUTES, iam),
                     (oci_api.ROUTES, oci),
                     (calls_api.ROUTES, CallsService(catalog, recorder, invoker, ids)),
+                    (logs_api.ROUTES, logs_api.LogsService(catalog, log_book, sinks)),
                     (detached_api.ROUTES, DetachedService(catalog, database, detached, outbox)),
                     (console.ROUTES, desk),
                 ],
@@ -179,8 +183,10 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
         )
         front_door.on_slow_reply = recorder.wrote
         node.front_door = front_door
+        node.sources.append(RecordMetrics(recorder, sinks).samples)
         node.sources.append(DetachedMetrics(database, catalog, detached, outbox).samples)
         async with trio.open_nursery() as nursery:
+            await nursery.start(sinks.run)
             await nursery.start(launcher.run)
             await nursery.start(supervisor.run)
             await nursery.start(janitor.run)
@@ -210,6 +216,8 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
                 hand_over=listeners.inherited,
                 log=log,
             )
+            await log_book.flush()
+            await sinks.flush(LAST_WORDS_S)
             nursery.cancel_scope.cancel(reason="stopped")
 
 

@@ -45,7 +45,12 @@ FLOORS = {
     "daemon.interpreters": 3,
     "daemon.store": 3,
     "daemon.recorder": 3,
+    "daemon.record_metrics": 4,
     "daemon.logs": 3,
+    "daemon.loglines": 2,
+    "daemon.logsearch": 3,
+    "daemon.logsinks": 3,
+    "daemon.logtail": 3,
     "daemon.output": 3,
     "daemon.logsetup": 3,
     "daemon.metrics": 3,
@@ -75,7 +80,16 @@ FLOORS = {
     "daemon.main": 6,
     "daemon.serve": 6,
 }
-PURE = ("daemon.core", "daemon.calls", "daemon.model", "daemon.errors", "daemon.ocid", "daemon.catalog", "runtime.wire")
+PURE = (
+    "daemon.core",
+    "daemon.calls",
+    "daemon.loglines",
+    "daemon.model",
+    "daemon.errors",
+    "daemon.ocid",
+    "daemon.catalog",
+    "runtime.wire",
+)
 IMPURE = {
     "trio",
     "logging",

@@ -50,7 +50,7 @@ class TestKeeping:
                 await trio.sleep(0.005)
         first, second = lines_in(path.parent)
         at = first.pop("at")
-        assert first == {"call_id": "C1", "instance": "7", "stream": "stdout", "line": "hello"}
+        assert first == {"call_id": "C1", "instance": "7", "stream": "stdout", "level": "", "line": "hello"}
         assert (second["stream"], second["line"], second["call_id"], second["instance"]) == (
             "platform",
             "killed",

@@ -33,6 +33,8 @@ FULL = Gauges(
         ("stoker_detached_attempts_total", ("app", "one", "retried"), 2), ("stoker_dead_letters", ("app", "one"), 3),
         ("stoker_deliveries_total", ("app", "one", "success", "HTTP", "delivered"), 4),
         ("stoker_deliveries_pending", (), 1), ("stoker_spans_total", ("sent",), 5),
+        ("stoker_log_lines_sent_total", (), 7), ("stoker_log_lines_unsent_total", (), 1),
+        ("stoker_call_records_total", (), 7), ("stoker_call_records_dropped_total", (), 1),
     ],
 )  # fmt: skip
 
