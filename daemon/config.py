@@ -280,6 +280,30 @@ class Records:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """What separates functions from the machine and from each other."""
+
+    floor: str = "C"
+    """The level that the machine must give, or the daemon does not start without --insecure: ``A`` namespaces, filter,
+    Landlock and control groups; ``B`` without control groups; ``C`` Landlock and filter only; ``D`` anything."""
+    switch_off: tuple[str, ...] = ()
+    """Mechanisms not to use, by the names that ``stoker doctor`` prints; for tests of the sandbox, needs --insecure."""
+    uid_first: int = 1_900_000_000
+    """First of the 65,536 user and group ids of the host that functions run as, when the daemon is root."""
+    readable: tuple[str, ...] = ()
+    """Further directories of the host that every function can read, at their own paths."""
+
+    def __post_init__(self) -> None:
+        positive("sandbox", self)
+        if self.floor not in ("A", "B", "C", "D"):
+            raise ConfigError(f"sandbox.floor must be A, B, C or D, not {self.floor!r}")
+        if any(not path.startswith("/") for path in self.readable):
+            raise ConfigError("sandbox.readable must be absolute paths")
+        if self.uid_first > 2**32 - 2**17:
+            raise ConfigError(f"sandbox.uid_first must leave room for 65,536 ids below 2**32, not {self.uid_first}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole configuration. Hand the part that is needed down, never the whole."""
 
@@ -296,6 +320,7 @@ class Config:
     destinations: Destinations = field(default_factory=Destinations)
     tracing: Tracing = field(default_factory=Tracing)
     records: Records = field(default_factory=Records)
+    sandbox: Sandbox = field(default_factory=Sandbox)
 
     def __post_init__(self) -> None:
         if self.tracing.endpoint and not self.records.enabled:
@@ -314,6 +339,7 @@ SECTIONS: dict[str, type[Any]] = {
     "destinations": Destinations,
     "tracing": Tracing,
     "records": Records,
+    "sandbox": Sandbox,
 }
 
 

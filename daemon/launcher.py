@@ -10,30 +10,31 @@ daemon -> spawner -> template of a revision -> instances. Start kinds:
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import trio
 
-from daemon import sandbox, tmpdirs
+from daemon import tmpdirs
 from daemon.cgroups import Cgroups, Site
 from daemon.channel import Channel
 from daemon.config import Limits
 from daemon.errors import InitFailed, InternalError
+from daemon.jobs import Jobs
 from daemon.model import LaunchPlan
-from daemon.parents import Child, ExitStatus, Parent, ParentGone, Refused
+from daemon.parents import Child, ExitStatus, Gate, Parent, ParentGone, Refused
 from daemon.placement import MemoryGauge, Place, Placement, close_all
+from daemon.precompiler import Precompiler
+from daemon.sandbox import TMP, Sandbox
 from daemon.templates import Template, TemplateInfo
 from runtime import boot, control, linux
-from runtime.job import Job
 
 __all__ = ["ExitStatus", "Launcher", "TemplateInfo", "Worker"]
 
@@ -62,8 +63,11 @@ class Worker:
         stderr_fd: int,
         gauge: MemoryGauge,
         place: Place,
+        own_pids: bool,
     ) -> None:
+        """``own_pids``: it is the first process of a PID namespace."""
         self._child = child
+        self._own_pids = own_pids
         self._place = place
         self.pid = child.pid
         self.start_kind = start_kind
@@ -92,15 +96,16 @@ class Worker:
     def kill(self) -> None:
         """SIGKILL the process and everything beneath it, whatever that did to hide. Returns at once; idempotent.
 
-        It is stopped first, so that it makes no more children and stays the one its orphans come to; what escapes all
-        the same, its template kills.
+        With a PID namespace of its own the kernel sees to that. Else it is stopped first, so that it makes no more
+        children and stays the one its orphans come to; what escapes all the same, its template kills.
         """
         fd = self._child.pidfd
         if fd < 0:
             return
         try:
-            signal.pidfd_send_signal(fd, signal.SIGSTOP)
-            linux.kill_descendants(self.pid)  # the number is its own: it cannot be reaped before its parent knows
+            if not self._own_pids:
+                signal.pidfd_send_signal(fd, signal.SIGSTOP)
+                linux.kill_descendants(self.pid)  # the number is its own: it cannot be reaped before its parent knows
             signal.pidfd_send_signal(fd, signal.SIGKILL)
         except ProcessLookupError:
             pass
@@ -110,13 +115,20 @@ class Worker:
 class Launcher:
     """Owns the spawner and the templates. `run` must be running for `launch` to work."""
 
-    def __init__(self, limits: Limits, *, run_dir: Path, log: Any, placement: Placement | None = None) -> None:
+    def __init__(
+        self, limits: Limits, *, run_dir: Path, log: Any, placement: Placement | None = None,
+        sandbox: Sandbox | None = None,
+    ) -> None:  # fmt: skip
         """``run_dir``: for temporary directories of workers and compiled modules; made if absent.
 
-        ``placement``: gives each process its control group; None: there are none.
+        ``placement``: gives each process its control group; None: there are none. ``sandbox``: its walls; None: all
+        that this machine can give, which is probed for a fifth of a second.
         """
+        self.sandbox = sandbox or Sandbox.probed(limits)
         self._limits = limits
         self._placement = placement or Placement(Cgroups(Site(), ""), limits, log)
+        self._precompiler = Precompiler(self.sandbox, run_dir=run_dir, log=log)
+        self._jobs = Jobs(self.sandbox, limits, run_dir=run_dir, exact_memory=self._placement.cgroups.active)
         self._run_dir = run_dir
         self._log = log
         self._ids = itertools.count(1)
@@ -127,7 +139,7 @@ class Launcher:
         """Called with the revision of a template that is reaped, whether it was told to go or died."""
         self._templates: dict[str, Template] = {}
         self._unforkable: dict[str, TemplateInfo] = {}
-        self._roots = sorted({_root_of(name) for name in ("runtime", "fdk", "msgpack")})
+        self._roots = boot.roots()
 
     # -- the spawner --------------------------------------------------------------------------------------------
 
@@ -141,6 +153,7 @@ class Launcher:
         failure = ""
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(self._placement.run)
+            self._nursery.start_soon(self._precompiler.run)
             for number in itertools.count():
                 up = trio.Event()
                 process, parent = self._start_spawner()
@@ -241,9 +254,9 @@ class Launcher:
         Raises:
           InitFailed: the function cannot be imported, or not be forked though the plan says so; with the traceback.
         """
-        tmp = tmpdirs.make(self._run_dir, f"i{instance_id}")
-        place = None
+        tmp, place = "", None
         try:
+            tmp = self._make_tmp(plan, f"i{instance_id}")
             place = self._placement.instance(plan, instance_id)
             worker, child = await self._start(plan, tmp, place, on_boot_output)
             try:
@@ -254,7 +267,15 @@ class Launcher:
             with trio.CancelScope(shield=True):
                 if place is not None:
                     await place.leave()
-                await tmpdirs.remove(tmp)
+                await self._remove_tmp(tmp)
+
+    def _make_tmp(self, plan: LaunchPlan, name: str) -> str:
+        """A worker's directory for temporary files: inside its own root file system, if it has one."""
+        return TMP if self.sandbox.has_root else tmpdirs.make(self._run_dir, plan.function_id, name)
+
+    async def _remove_tmp(self, tmp: str) -> None:
+        if tmp and not self.sandbox.has_root:
+            await tmpdirs.remove(tmp)
 
     async def _start(
         self, plan: LaunchPlan, tmp: str, place: Place, on_boot_output: Callable[[bytes], None]
@@ -270,15 +291,30 @@ class Launcher:
                 if plan.start == "fork":
                     reason = self._unforkable[plan.revision].reason
                     raise InitFailed(detail=f"cannot be forked as its start mode demands: {reason}")
-                with memfd(self._job(plan, tmp)) as job_fd:
+                if plan.start in ("boot", "exec"):
+                    self._precompiler.everything(plan)
+                with self._jobs.memfd(plan, tmp) as (job_fd, job):
                     parent = await self._the_spawner()
-                    message = {"type": "instance"}
-                    return await self._start_in(parent, plan, "exec", place, message, (job_fd,), began_s)
+                    walls = {"namespaces": job.walls.namespaces, "hosts_id": job.walls.hosts_id}
+                    message = {"type": "instance", **walls}
+                    return await self._start_alone(parent, plan, place, message, job_fd, began_s)
             except ParentGone as exc:
                 # POLICY: when a template or the spawner dies under a launch, the next one is tried.
                 if attempt == STARTS_MAX:
                     raise InitFailed(detail=f"the worker could not be started: {exc}") from exc
         raise AssertionError("unreachable")
+
+    async def _start_alone(
+        self, parent: Parent, plan: LaunchPlan, place: Place, message: dict[str, Any], job_fd: int, began_s: float
+    ) -> tuple[Worker, Child]:
+        """A process that imports by itself."""
+        gate = Gate()
+        try:
+            started = await self._start_in(parent, plan, "exec", place, message, (job_fd, gate.fd), began_s)
+            gate.open()
+            return started
+        finally:
+            gate.close()
 
     async def _start_in(
         self, parent: Parent, plan: LaunchPlan, kind: str, place: Place, message: dict[str, Any],
@@ -295,6 +331,9 @@ class Launcher:
             theirs, ours = (calls_r, answers_w, stdout_w, stderr_w), (calls_w, answers_r, stdout_r, stderr_r)
             for fd in ours:
                 os.set_blocking(fd, False)
+            if (user := self.sandbox.hosts_id(plan.function_id)) >= 0:  # it may open what its /dev/stdout is
+                os.fchown(stdout_w, user, user)
+                os.fchown(stderr_w, user, user)
             message = {**message, "groups": len(groups)}
             child = await parent.start(next(self._ids), message, (*first, *theirs, *groups))
             pipes = list(theirs)
@@ -306,8 +345,9 @@ class Launcher:
         gauge = place.gauge(child.pid, forked=kind != "exec", limit_bytes=plan.memory_mib * 2**20)
         channel = Channel(calls_w, answers_r, self._limits)
         worker = Worker(
-            child, start_kind=kind, channel=channel, stdout_fd=stdout_r, stderr_fd=stderr_r, gauge=gauge, place=place
-        )
+            child, start_kind=kind, channel=channel, stdout_fd=stdout_r, stderr_fd=stderr_r, gauge=gauge, place=place,
+            own_pids=self.sandbox.has_pids,
+        )  # fmt: skip
         worker.template_s = forking_s - began_s if kind != "exec" else 0.0
         worker.fork_s = trio.current_time() - forking_s
         return worker, child
@@ -325,28 +365,6 @@ class Launcher:
         finally:
             worker.gauge.close()
             child.close()
-
-    def _job(self, plan: LaunchPlan, tmp: str) -> Job:
-        confinement = sandbox.confinement(plan, self._limits)
-        interpreter = plan.interpreter
-        if interpreter and os.path.realpath(interpreter) == os.path.realpath(sys.executable):
-            interpreter = ""
-        return Job(
-            roots=self._roots,
-            interpreter=interpreter,
-            directory=os.path.join(plan.bundle_dir, "function"),
-            packages=os.path.realpath(os.path.join(plan.bundle_dir, "python")),  # perhaps a layer's
-            handler_file=plan.handler_file,
-            handler_name=plan.handler_name,
-            adapter=plan.adapter,
-            environment=dict(plan.environment),
-            tmp=tmp,
-            pycache=tmpdirs.pycache(self._run_dir, plan.function_id),
-            no_new_privs=confinement.no_new_privs,
-            limits=confinement.limits,
-            instance_limits=confinement.instance_limits,
-            response_bytes_max=self._limits.response_bytes_max,
-        )
 
     # -- templates ----------------------------------------------------------------------------------------------
 
@@ -366,10 +384,15 @@ class Launcher:
             parent = await self._the_spawner()
             assert self._nursery is not None
             if (template := self._templates.get(plan.revision)) is None:  # none was made meanwhile
-                template = Template(plan, next(self._ids), on_boot_output, self._limits, self._log)
+                template = Template(
+                    plan, next(self._ids), on_boot_output, self._limits, self._log, own_pids=self.sandbox.has_pids
+                )
                 self._templates[plan.revision] = template
                 self._nursery.start_soon(self._live, template, parent)
         await template.wait_ready()
+        compiled, template.compiled = template.compiled, ""
+        if compiled:
+            self._precompiler.imported(plan, compiled)
         if template.reason:
             return None, "exec"
         return template, "boot"
@@ -378,10 +401,10 @@ class Launcher:
         """One template, from boot to reaped."""
         tmp, place = "", None
         try:
-            tmp = tmpdirs.make(self._run_dir, f"t{template.child_id}")
+            tmp = self._make_tmp(template.plan, f"t{template.child_id}")
             place = self._placement.template(template.plan, template.child_id)
-            with memfd(self._job(template.plan, tmp)) as job_fd:
-                await template.live(parent, job_fd, place)
+            with self._jobs.memfd(template.plan, tmp) as (job_fd, job):
+                await template.live(parent, job_fd, job.walls, place)
         except OSError as exc:  # no descriptors or no space left: one revision's trouble, not the launcher's
             self._log.error("template cannot be started", revision=template.plan.revision, error=str(exc))
             template.condemn(str(exc))
@@ -399,8 +422,7 @@ class Launcher:
             with trio.CancelScope(shield=True):
                 if place is not None:
                     await place.leave()
-                if tmp:
-                    await tmpdirs.remove(tmp)
+                await self._remove_tmp(tmp)
 
     def stop_template(self, revision: str) -> None:
         """Let the revision's template go, at once or, if it still has instances, with the last of them."""
@@ -420,24 +442,6 @@ class Launcher:
                     return self._spawner
                 self._spawner, self._spawner_up = None, trio.Event()  # `run` will replace it
             await self._spawner_up.wait()
-
-
-@contextmanager
-def memfd(job: Job) -> Iterator[int]:
-    """A descriptor of the job, for as long as the block lasts."""
-    fd = job.to_memfd()
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _root_of(package: str) -> str:
-    """The directory that a worker needs on its path to import the package. We do not import it: see `runtime.boot`."""
-    spec = importlib.util.find_spec(package)
-    assert spec is not None, f"{package} is not installed"
-    assert spec.origin is not None, f"{package} is not a regular package"
-    return os.path.dirname(os.path.dirname(os.path.abspath(spec.origin)))
 
 
 def _status_of(process: subprocess.Popen[bytes]) -> ExitStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -20,11 +21,14 @@ examples:
       serve on http://127.0.0.1:8080 and ~/.stoker/stoker.sock
   stokerd --data /tmp/s --listen 127.0.0.1:0
       serve on a free port; the line "ready http://127.0.0.1:PORT" on standard output says which
+  stokerd --doctor
+      say what of the sandbox works here, for the present user, and how to get what does not
   stokerd --config /etc/stoker/stoker.yaml --check-config
       check the configuration and exit
 
 signals: SIGTERM and SIGINT drain (running calls finish), a second one does not wait; SIGHUP reads the TLS certificate
     and key again
+exit codes of --doctor: 0 the level is sandbox.floor or better, 1 it is not, 2 wrong usage or configuration
 exit codes: 0 stopped as asked, 1 cannot serve, 2 wrong usage or configuration
 """
 
@@ -41,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check_config:
         print(f"configuration is fine: data in {config.data}, listening on {config.http.listen}")
         return 0
+    if args.doctor:
+        return doctor(config, as_json=args.json)
     # Imported late: --help and --check-config must not pay for the import of trio and Quart.
     import trio
 
@@ -55,6 +61,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def doctor(config: Config, *, as_json: bool) -> int:
+    """Probe and print; 1 when the level is below the floor. Needs no daemon and leaves nothing."""
+    from daemon import cgroup_probe
+    from daemon import doctor as found
+
+    setting = "off" if "cgroup" in config.sandbox.switch_off else config.limits.cgroups
+    groups, missing = cgroup_probe.probe(f"stoker-doctor-{os.getpid()}", setting=setting)
+    groups.close()
+    try:
+        diagnosis = found.diagnose(config.sandbox, [found.cgroup_fact(groups.active, missing)])
+    except ConfigError as exc:
+        print(f"stokerd: {exc}", file=sys.stderr)
+        return EXIT_USAGE
+    floor = config.sandbox.floor
+    met = diagnosis.meets(floor)
+    print(
+        json.dumps({**diagnosis.document(), "floor": floor, "met": met}) if as_json else found.table(diagnosis, floor)
+    )
+    return 0 if met else EXIT_FAILED
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stokerd",
@@ -67,10 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--socket", metavar="PATH", help="unix socket (default: stoker.sock in the data directory)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file (YAML)")
     parser.add_argument("--check-config", action="store_true", help="check the configuration and exit")
+    parser.add_argument("--doctor", action="store_true", help="probe what the sandbox can do on this machine")
+    parser.add_argument("--json", action="store_true", help="with --doctor: print JSON")
     parser.add_argument(
         "--insecure",
         action="store_true",
-        help="listen on any address, even without authentication or TLS: only on a trusted network",
+        help="listen on any address, even without authentication or TLS, whatever the sandbox lacks: for trusted nets",
     )
     parser.add_argument("--version", action="version", version=f"stokerd {VERSION}")
     return parser

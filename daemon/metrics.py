@@ -54,6 +54,11 @@ _FN = ("app", "function")
 METRICS = (
     MetricDoc("stoker_info", "gauge", ("version",), "Always 1; the label is Stoker's version."),
     MetricDoc("stoker_uptime_seconds", "gauge", (), "Time since the daemon was ready."),
+    MetricDoc("stoker_sandbox_level", "gauge", ("level",), "1 for the level of the sandbox: A (all) to D (nothing)."),
+    MetricDoc(
+        "stoker_sandbox_mechanism", "gauge", ("name",),
+        "1 for each mechanism of the sandbox that is active, 0 for those that are not; names as in `stoker doctor`.",
+    ),
     MetricDoc("stoker_draining", "gauge", (), "1 while the daemon lets running calls finish and takes no new ones."),
     MetricDoc(
         "stoker_calls_total", "counter", (*_FN, "outcome", "fault"),

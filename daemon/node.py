@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -120,6 +120,10 @@ class Node:
     async def samples(self) -> list[Sample]:
         """What `sources` have."""
         return [sample for source in self.sources for sample in await source()]
+
+    def sandbox(self) -> dict[str, Any]:
+        """The level of what separates functions, and what is missing of it."""
+        return self._launcher.sandbox.describe()
 
     def restart(self, function_id: str) -> int:
         """End the function's idle instances; the floor is filled anew. How many went."""

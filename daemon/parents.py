@@ -23,6 +23,9 @@ ANSWER_S = 10.0
 EXIT_REPORT_S = 1.0
 """How long the exit status may come after the process is gone: the parent first kills what was left beneath it."""
 
+NO_PID = 2**31 - 1
+"""Stands for a process that was gone before its pid could be read; more than any pid can be."""
+
 
 class ParentGone(Exception):
     """The process that should have forked has ended, or broke the protocol; the text says which."""
@@ -89,6 +92,27 @@ class Child:
             self.pidfd = -1
 
 
+class Gate:
+    """Holds a process that is being started until the daemon has done its part."""
+
+    def __init__(self) -> None:
+        """Raises OSError: no descriptors left."""
+        self.fd, self._key = os.pipe2(os.O_CLOEXEC)
+        """``fd``: for the process."""
+
+    def open(self) -> None:
+        """Let it go on."""
+        try:
+            os.write(self._key, b"x")
+        except BrokenPipeError:
+            pass  # it has ended already, which others notice
+
+    def close(self) -> None:
+        """Forget it: a process that still waits ends."""
+        os.close(self.fd)
+        os.close(self._key)
+
+
 class Parent:
     """Asks one process to fork, and hears of what became of the children."""
 
@@ -103,7 +127,9 @@ class Parent:
         self._children: dict[int, Child] = {}
         self._sending = trio.Lock()
         self.pid = 0
-        """Set by the owner, before the first `start`: whose children are accepted."""
+        """Set by the owner, before the first `start`: whose descendants are accepted."""
+        self.distance = 1
+        """How far beneath `pid` they are: 1 for its own children, 2 for those of the one that it has forked."""
         self.gone = ""
         """Why it can start nothing any more."""
 
@@ -226,24 +252,30 @@ class Parent:
     def _started(self, message: dict[str, Any], pidfd: int) -> None:
         try:
             child = self._waiting(message["id"])
-            self._check(message["pid"], pidfd)
+            pid = self._checked(pidfd)
         except control.ControlError:
             os.close(pidfd)
             raise
-        child.pid, child.pidfd = message["pid"], pidfd
+        child.pid, child.pidfd = pid, pidfd
         child.answered.set()
         if child.abandoned:
             child.kill()
             child.close()
 
-    def _check(self, pid: int, pidfd: int) -> None:
-        """The daemon signals what it is given here: it must be a child of that very parent, or gone already."""
+    def _checked(self, pidfd: int) -> int:
+        """The pid on this host of what the daemon is to signal: it must be a child of that very parent, or gone.
+
+        The number in the message is one of the sender's namespace, and says nothing here.
+        """
         actual = pid_of(pidfd)
         if actual == -1:
-            return  # reaped: a signal reaches nobody
-        _, parent = linux.state_and_parent(actual)
-        if actual != pid or parent not in (0, self.pid):
+            return NO_PID  # reaped: a signal reaches nobody
+        ancestor = actual
+        for _ in range(self.distance):
+            _, ancestor = linux.state_and_parent(ancestor)
+        if ancestor not in (0, self.pid):
             raise control.ControlError(f"pidfd of process {actual}, which is not the child it was said to be")
+        return actual
 
     def _exited(self, message: dict[str, Any]) -> None:
         child = self._children.get(message["id"])

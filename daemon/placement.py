@@ -216,10 +216,9 @@ def open_placement(data: Path, limits: Limits, log: Any) -> Iterator[Placement]:
     record = data / "run" / RECORD
     for directory in _recorded(record, name):
         remove_tree(directory)
-    cgroups, missing = probe(name, setting=limits.cgroups)
+    cgroups, _ = probe(name, setting=limits.cgroups)
     record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     record.write_text("".join(f"{directory}\n" for directory in cgroups.directories))
-    log.info("control groups", version=cgroups.site.version, controllers=cgroups.controllers, missing=missing)
     placement = Placement(cgroups, limits, log)
     try:
         yield placement

@@ -26,16 +26,17 @@ import trio
 from daemon import VERSION, systemd
 from daemon.bundles import BundleStore
 from daemon.catalog import Catalog
-from daemon.config import Config, Limits
+from daemon.config import Config, ConfigError, Limits
 from daemon.console import pages as console
 from daemon.console.desk import Desk
 from daemon.console.sessions import Sessions
 from daemon.core.scheduler import Scheduler
 from daemon.deployer import Deployer
-from daemon.destinations import make_outbox, may_call_of
+from daemon.destinations import make_outbox
 from daemon.detached import Detached
 from daemon.detached_metrics import DetachedMetrics
-from daemon.http import calls_api, detached_api, fn_api, iam_api, logs_api, oci_api, ops
+from daemon.doctor import cgroup_fact, check, diagnose
+from daemon.http import calls_api, detached_api, doctor_api, fn_api, iam_api, logs_api, oci_api, ops
 from daemon.http.app import make_app
 from daemon.http.authorise import CallGate, Gate
 from daemon.http.calls_api import CallsService
@@ -59,6 +60,7 @@ from daemon.placement import Placement, open_placement
 from daemon.record_metrics import RecordMetrics
 from daemon.recorder import Recorder
 from daemon.registry import Registry
+from daemon.sandbox import Sandbox
 from daemon.store import records
 from daemon.store.database import Database, DatabaseError
 from daemon.supervisor import Supervisor
@@ -83,12 +85,14 @@ async def serve(config: Config) -> None:
     raise_descriptor_limit()
     config = replace(config, limits=with_budget(config.limits))
     async with data_directory(config.data), open_database(config.data / "stoker.db") as database:
-        with open_listeners(config) as listeners, open_placement(config.data, config.limits, log) as placement:
-            await _serve(config, listeners, database, placement, log)
+        with open_listeners(config) as listeners, open_placement(config.data, with_cgroups(config), log) as placement:
+            await _serve(config, listeners, database, placement, open_sandbox(config, placement, log), log)
     log.info("stopped")
 
 
-async def _serve(config: Config, listeners: Listeners, database: Database, placement: Placement, log: Any) -> None:
+async def _serve(
+    config: Config, listeners: Listeners, database: Database, placement: Placement, sandbox: Sandbox, log: Any
+) -> None:
     limits = config.limits
     catalog = Catalog()
     await database.write(records.sweep_building)
@@ -105,7 +109,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
         recorder.opened(config.data / "records.db"),
         LogBook(config.data / "logs", config.logs, log=log) as log_book,
     ):
-        launcher = Launcher(limits, run_dir=config.data / "run", log=log, placement=placement)
+        launcher = Launcher(limits, run_dir=config.data / "run", log=log, placement=placement, sandbox=sandbox)
         # A daemon that died between a function's deletion and its logs' leaves those behind.
         await trio.to_thread.run_sync(log_book.sweep, set(catalog.functions))
         sinks = LogSinks(catalog, log_book, config.logs, log=log)
@@ -123,8 +127,6 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
             traceparent=tracer.traceparent if tracer else lambda call_id: "", log=log,
         )  # fmt: skip
         outbox.accept = detached.accept
-        if enforce:
-            outbox.may_call = may_call_of(iam.identity)
 
         def on_forget(function_id: str) -> None:
             janitor.forget(function_id)
@@ -158,6 +160,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
             node=node, calls=recorder, letters=detached, route=route, sessions=sessions,
             pcu_steps=config.pcu.steps,
         )  # fmt: skip
+        doctor = doctor_api.Doctor(sandbox.diagnosis, config.sandbox.floor)
         front_door = FrontDoor(
             config.http,
             route=route,
@@ -171,6 +174,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
                     (logs_api.ROUTES, logs_api.LogsService(catalog, log_book, sinks)),
                     (detached_api.ROUTES, DetachedService(catalog, database, detached, outbox)),
                     (console.ROUTES, desk),
+                    (doctor_api.ROUTES, doctor),
                 ],
                 route,
                 config.http,
@@ -186,6 +190,7 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
         front_door.on_slow_reply = recorder.wrote
         node.front_door = front_door
         node.sources.append(RecordMetrics(recorder, sinks).samples)
+        node.sources.append(doctor.samples)
         node.sources.append(DetachedMetrics(database, catalog, detached, outbox).samples)
         async with trio.open_nursery() as nursery:
             await nursery.start(sinks.run)
@@ -221,6 +226,23 @@ async def _serve(config: Config, listeners: Listeners, database: Database, place
             await log_book.flush()
             await sinks.flush(LAST_WORDS_S)
             nursery.cancel_scope.cancel(reason="stopped")
+
+
+def open_sandbox(config: Config, placement: Placement, log: Any) -> Sandbox:
+    """What separates functions on this machine; the first line of the log says so.
+
+    Raises:
+      CannotServe: it is less than the floor, and nobody said ``--insecure``.
+    """
+    groups = placement.cgroups
+    try:
+        diagnosis = diagnose(config.sandbox, [cgroup_fact(groups.active, groups.site.reason)])
+        check(diagnosis, config.sandbox, insecure=config.http.insecure)
+    except ConfigError as exc:
+        raise CannotServe(str(exc)) from exc
+    note = log.warning if diagnosis.level == "D" or config.sandbox.switch_off else log.info
+    note("sandbox", level=diagnosis.level, floor=config.sandbox.floor, missing=", ".join(diagnosis.missing()))
+    return Sandbox(diagnosis, config.sandbox, config.limits)
 
 
 async def until_drained(
@@ -277,6 +299,11 @@ def raise_descriptor_limit() -> None:
     """The usual soft limit of 1,024 is for programs that use select(); connections and pipes of workers need more."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def with_cgroups(config: Config) -> Limits:
+    """A test of the sandbox may switch control groups off like any other mechanism."""
+    return replace(config.limits, cgroups="off") if "cgroup" in config.sandbox.switch_off else config.limits
 
 
 def with_budget(limits: Limits) -> Limits:

@@ -13,9 +13,10 @@ import trio
 from daemon.config import Limits
 from daemon.errors import InitFailed
 from daemon.model import LaunchPlan
-from daemon.parents import Child, Parent, ParentGone, Refused
+from daemon.parents import Child, ExitStatus, Gate, Parent, ParentGone, Refused
 from daemon.placement import MemoryGauge, Place, close_all
 from runtime import control
+from runtime.walls import Walls
 
 OUTPUT_BYTES_MAX = 64 * 2**10
 """Most output of an import that is passed on; the rest is dropped."""
@@ -46,14 +47,24 @@ class Template:
     """The fork server of one revision. Its task is `live`; all else may be called by others."""
 
     def __init__(
-        self, plan: LaunchPlan, child_id: int, on_output: Callable[[bytes], None], limits: Limits, log: Any
+        self,
+        plan: LaunchPlan,
+        child_id: int,
+        on_output: Callable[[bytes], None],
+        limits: Limits,
+        log: Any,
+        *,
+        own_pids: bool,
     ) -> None:
+        """``own_pids``: its first process is the init of a PID namespace, and forks it."""
         self.plan = plan
         self.child_id = child_id
         self.ready = trio.Event()
         """Set when the function is imported and instances can be forked."""
         self.reason = ""
         """Why instances cannot be forked though the import went well."""
+        self.compiled = ""
+        """Modules that it says it had to compile, one path a line."""
         self.parent: Parent
         """Starts instances."""
         self._settled = trio.Event()
@@ -63,6 +74,8 @@ class Template:
         self._waiters = 0
         self._retired = False
         self._child: Child | None = None
+        self._own_pids = own_pids
+        self._ended: ExitStatus | None = None
         self._gauge: MemoryGauge | None = None
         self._on_output = on_output
         self._tail = b""
@@ -91,22 +104,35 @@ class Template:
         if not self.ready.is_set() and not self.reason:
             raise InitFailed(detail=self._failure)
 
-    async def live(self, spawner: Parent, job_fd: int, place: Place) -> None:
+    async def live(self, spawner: Parent, job_fd: int, walls: Walls, place: Place) -> None:
         """Boot it, hear it, and when it is over, kill it and everything beneath it."""
         ours, theirs = control.pair()
         self.parent = Parent(ours, control.FROM_TEMPLATE, on_exit=self._check_retired)
+        self.parent.distance = 2 if self._own_pids else 1
         try:
             with self._scope, theirs:
                 output_r, output_w = os.pipe2(os.O_CLOEXEC)
                 os.set_blocking(output_r, False)
                 try:
                     groups: list[int] = []
+                    gate = None
                     try:
+                        gate = Gate()
                         groups = place.join_fds()
-                        message = {"type": "template", "groups": len(groups)}
-                        fds = (job_fd, theirs.fileno(), output_w, *groups)
+                        if walls.hosts_id >= 0:  # it may open what its /dev/stdout is
+                            os.fchown(output_w, walls.hosts_id, walls.hosts_id)
+                        message = {
+                            "type": "template",
+                            "groups": len(groups),
+                            "namespaces": walls.namespaces,
+                            "hosts_id": walls.hosts_id,
+                        }
+                        fds = (job_fd, gate.fd, theirs.fileno(), output_w, *groups)
                         self._child = await spawner.start(self.child_id, message, fds)
+                        gate.open()
                     finally:
+                        if gate is not None:
+                            gate.close()
                         os.close(output_w)
                         theirs.close()
                         close_all(groups)
@@ -134,9 +160,15 @@ class Template:
             nursery.cancel_scope.cancel()
 
     def _on_message(self, message: dict[str, Any]) -> None:
+        if message["type"] == "ended":
+            code, number = message["code"], message["signal"]
+            self._ended = ExitStatus(code if code >= 0 else None, number if number >= 0 else None)
+            return
         if self.ready.is_set() or self.reason or self._failure:
             raise control.ControlError(f"{message['type']} message after the import was over")
         self._boot_s = time.monotonic() - self._since_s
+        if message["type"] == "ready":
+            self.compiled = message["compiled"]
         if message["type"] == "failed":
             self._failure = message["traceback"] or "no traceback"
         elif message["forkable"]:
@@ -187,7 +219,7 @@ class Template:
             if scope.cancelled_caught:
                 self._log.error("template does not end", pid=child.pid, revision=self.plan.revision)
             elif not (self._failure or self.reason or self.ready.is_set()):
-                self._failure = f"the process ended while importing the function: {status}"
+                self._failure = f"the process ended while importing the function: {self._ended or status}"
                 if self.parent.gone != "it ended":
                     self._failure = f"{self.parent.gone}, while importing the function"
                 if tail := self._tail.decode(errors="replace").strip():

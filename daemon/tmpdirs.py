@@ -14,7 +14,7 @@ PYCACHES_MAX = 256
 
 def prepare(run_dir: Path) -> None:
     """Make the directories, and remove what an earlier daemon left. Blocks; for the start of the daemon."""
-    for name in ("tmp", "pycache"):
+    for name in ("tmp", "pycache", "root"):
         (run_dir / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     for leftover in (run_dir / "tmp").iterdir():
         remove_tree(str(leftover))
@@ -23,10 +23,15 @@ def prepare(run_dir: Path) -> None:
         remove_tree(str(stale))
 
 
-def make(run_dir: Path, name: str) -> str:
-    """A new directory for one worker's temporary files."""
-    path = os.path.join(run_dir, "tmp", name)
-    os.mkdir(path, 0o700)
+def of_function(run_dir: Path, function_id: str) -> str:
+    """Where the directories of one function's workers are."""
+    return os.path.join(run_dir, "tmp", function_id)
+
+
+def make(run_dir: Path, function_id: str, name: str) -> str:
+    """A new directory for one worker's temporary files, where it has no root file system of its own."""
+    path = os.path.join(of_function(run_dir, function_id), name)
+    os.makedirs(path, 0o700)
     return path
 
 
@@ -36,7 +41,7 @@ def pycache(run_dir: Path, function_id: str) -> str:
     Its versions share it: what one of them compiled of their common dependencies the next one finds.
     """
     path = os.path.join(run_dir, "pycache", function_id)
-    os.makedirs(path, 0o700, exist_ok=True)
+    os.makedirs(path, 0o755, exist_ok=True)  # the one above it is closed; the function is perhaps another user
     return path
 
 
@@ -64,6 +69,10 @@ async def remove(path: str) -> None:
         pass
     except OSError:
         await trio.to_thread.run_sync(remove_tree, path)
+    try:
+        os.rmdir(os.path.dirname(path))
+    except OSError:
+        pass  # the function has other workers
 
 
 def remove_tree(path: str) -> None:

@@ -1,10 +1,12 @@
 """The sandbox, step by step: what a process gives up before it runs a function's code, in order, each with its why.
 
-A template (or an instance that imports by itself) takes the steps of `enter_template`, an instance forked from a
-template those of `enter_instance`. The order matters: parent-death first, so that nothing can be left behind half-way;
-descriptors before anything of the function is read; privileges last, since earlier steps may need them. Namespaces, the
-minimal root file system and the cgroup belong between `own_session` and `give_up_privileges`; the rest of Landlock, and
-seccomp, to `keep_signals_inside`, the last step before the function's code.
+The first process of a function version takes the steps of `enter_version`. With namespaces it is their pid 1; it forks
+the template, which takes those of `enter_template`, and stays to reap. An instance forked from the template takes those
+of `enter_instance`. A process that imports by itself takes all of them.
+
+The order matters. Parent-death first, so that nothing can be left behind half-way; descriptors before anything of the
+function is read; privileges are given up when nothing needs them any more: root file system and network before
+capabilities, capabilities before no_new_privs' dependents, Landlock before the filter that would refuse it.
 """
 
 from __future__ import annotations
@@ -14,46 +16,178 @@ import os
 import resource
 import signal
 
-from runtime import linux
+from runtime import landlock, linux, namespaces, privileges, rootfs, seccomp
 from runtime.job import Job
 
-STDOUT, STDERR, CALLS, ANSWERS, JOB = 1, 2, 3, 4, 5
+STDOUT, STDERR, CALLS, ANSWERS, JOB, GATE = 1, 2, 3, 4, 5, 6
 CONTROL = 3
 """A template has its control socket where an instance has the pipe that calls come from."""
-FIRST_FREE = 6
+FIRST_FREE = 7
+
+_NEXT_PID = "/proc/sys/kernel/ns_last_pid"
+HOST_NAME = "function"
 
 # What Python itself ignores at its start.
 _PYTHON_SIGNALS = {signal.SIGPIPE: signal.SIG_IGN, signal.SIGXFSZ: signal.SIG_IGN}
 
+_FILTERED = os.uname().machine in seccomp.ARCHITECTURES
+# Made once, in the process from which all others are forked.
+_TEMPLATE_FILTERS = {
+    (internet, namespaced): seccomp.template_filter(os.uname().machine, inet=internet, namespaces=namespaced)
+    for internet in (True, False)
+    for namespaced in (True, False)
+    if _FILTERED
+}
+_INSTANCE_FILTER = seccomp.instance_filter(os.uname().machine) if _FILTERED else b""
 
-def enter_template(places: dict[int, int], parent_pid: int, *, inheritable: bool = False) -> Job:
-    """Turn a child of the spawner into one that may import a function; returns its job, read from ``places[JOB]``.
+_OWN_DEVICES = [(f"/dev/{name}", landlock.DEVICE) for name in rootfs.DEVICES]
+
+
+# -- the first process of a version -------------------------------------------------------------------------------
+
+
+def enter_version(places: dict[int, int], *, inheritable: bool = False) -> tuple[Job, int]:
+    """Turn a child of the spawner into the first process of a function version; its job, and a descriptor.
 
     ``places``: which descriptor goes to which number; nothing else stays open but 0, which is /dev/null.
-    ``inheritable``: another interpreter is executed next and needs them.
+    ``inheritable``: another interpreter may be executed, and needs them. The descriptor returned is for
+    `namespaces.jump_pids`, -1 where that cannot be done. Returns when the daemon has opened the gate.
     """
-    die_with_parent(parent_pid)
     reset_signals()
     place_descriptors(places, inheritable=inheritable)
     own_session()
     job = Job.from_fd(JOB)
-    limit_resources(job.limits)
-    give_up_privileges(job)
-    keep_signals_inside()
+    walls = job.walls
+    next_pid = -1
+    if walls.namespaces & seccomp.CLONE_NEWPID:
+        try:
+            next_pid = os.open(_NEXT_PID, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            pass  # no such file in this kernel: the template will be 2
+    if walls.namespaces:
+        own_names(walls.namespaces)
+    if walls.root is not None:
+        rootfs.build(walls.root)
+    pass_gate()
+    if walls.namespaces & seccomp.CLONE_NEWUSER:
+        namespaces.own_cgroup_view()
+    return job, next_pid
+
+
+def own_names(kinds: int) -> None:
+    """A host name that tells nothing, and no ways to make namespaces of the kinds that no function needs.
+
+    Why the second: the filter refuses them too, but a filter cannot see everything; this the kernel counts itself.
+    """
+    if kinds & seccomp.CLONE_NEWUTS:
+        try:
+            namespaces.set_host_name(HOST_NAME)
+        except OSError:
+            pass  # systemd's ProtectHostname= filters the call; the name stays the host's
+    if kinds & seccomp.CLONE_NEWUSER:
+        namespaces.no_more_of(("net", "uts", "time"))
+
+
+def pass_gate() -> None:
+    """Wait until the daemon has done what only it can: control groups, the host's end of a network.
+
+    Why: not a line of the function's code runs before its limits hold.
+    """
+    opened = os.read(GATE, 1)
+    os.close(GATE)
+    if not opened:
+        os._exit(1)  # the daemon gave the start up
+
+
+def lose_privileges(job: Job, parent_pid: int, next_pid: int) -> None:
+    """Become the function's user, without capabilities and without a way to gain any.
+
+    ``next_pid``: of `enter_version`; used up.
+
+    Why here: the steps before it need them. The bounding set goes first, because emptying it is a privilege itself;
+    the parent-death signal is asked for again, because a change of user cancels it.
+    """
+    walls = job.walls
+    if next_pid >= 0:
+        try:
+            namespaces.jump_pids(next_pid)
+        except OSError:
+            pass  # /proc/sys is read-only here: the template will be 2, which is not 1, an instance's
+        os.close(next_pid)
+    if walls.drop_capabilities and (walls.namespaces & seccomp.CLONE_NEWUSER or os.geteuid() == 0):
+        privileges.empty_bounding_set()
+    if walls.namespaces & seccomp.CLONE_NEWUSER:
+        privileges.become(namespaces.UID)
+    if walls.no_new_privs:
+        linux.set_no_new_privs()
+    if walls.drop_capabilities:
+        privileges.drop_capabilities()
+    die_with_parent(parent_pid)
+
+
+# -- the template, and what imports by itself ---------------------------------------------------------------------
+
+
+def enter_template(job: Job) -> None:
+    """What is left to give up before the function is imported. Privileges are gone, the root file system is there."""
+    walls = job.walls
+    privileges.set_dumpable()  # a change of user took its own files in /proc from it
+    limit_resources(walls.limits)
+    if walls.landlock:
+        paths = None
+        if walls.readable is not None:
+            # Its own /proc and those of its children, which it kills. Landlock itself keeps all others' memory shut.
+            paths = [(path, landlock.READ) for path in [*walls.readable, "/proc"]]
+            paths += [(path, landlock.WRITE) for path in walls.writable or ()] + _OWN_DEVICES
+        landlock.restrict(paths=paths, connect=walls.connect_ports, bind=walls.bind_ports)
+    if walls.filter_calls:
+        namespaced = bool(walls.instance_namespaces)
+        privileges.filter_system_calls(_TEMPLATE_FILTERS[walls.internet, namespaced])
     os.chdir(job.directory)
-    return job
 
 
-def enter_instance(places: dict[int, int], parent_pid: int, job: Job) -> None:
+# -- the instance -------------------------------------------------------------------------------------------------
+
+
+def enter_instance(places: dict[int, int], parent_pid: int, job: Job, tmp: str) -> None:
     """Turn a child of a template into an instance. All else it has from the template."""
+    walls = job.walls
     die_with_parent(parent_pid)
     place_descriptors(places)
+    if walls.instance_namespaces & seccomp.CLONE_NEWUSER:
+        namespaces.keep_ids()
+    if walls.root is not None and walls.instance_namespaces & seccomp.CLONE_NEWNS:
+        rootfs.mount_tmp(walls.root)
+        if os.path.exists("/proc/self"):
+            rootfs.mount_proc()
+    if walls.drop_capabilities:
+        privileges.drop_capabilities()
     own_session()
-    limit_resources(job.instance_limits)
+    seal(job, tmp)
+
+
+def seal(job: Job, tmp: str) -> None:
+    """The last step before the function's code: what an instance may not do though its template may.
+
+    Why Landlock once more: the first time fenced the whole version in, this time each instance; so a signal does not
+    reach the template or a sibling. And why a second filter: to have namespaces of its own, it had to be let make some.
+    """
+    walls = job.walls
+    limit_resources(walls.instance_limits)
+    if walls.landlock:
+        paths = None
+        if walls.readable is not None:
+            paths = [(path, landlock.READ) for path in walls.readable] + [(tmp, landlock.WRITE), *_OWN_DEVICES]
+        landlock.restrict(paths=paths, connect=walls.connect_ports, bind=walls.bind_ports)
+    if walls.filter_calls and walls.instance_namespaces:
+        privileges.filter_system_calls(_INSTANCE_FILTER)
+
+
+# -- single steps -------------------------------------------------------------------------------------------------
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent ends, however that ends.
+    """Have the kernel kill this process when its parent ends, however that ends. ``parent_pid`` as seen from here.
 
     Why: no worker may be left after the spawner, even when that is killed with -9.
     """
@@ -117,21 +251,3 @@ def limit_resources(limits: dict[str, int]) -> None:
         if hard != resource.RLIM_INFINITY:
             value = min(value, hard)  # an ordinary user may only go down
         resource.setrlimit(number, (value, value))
-
-
-def give_up_privileges(job: Job) -> None:
-    """No program that the function runs can gain privileges from its file (setuid, capabilities).
-
-    Why here: steps before it may need such helpers; Landlock and seccomp, which come after it, demand it.
-    """
-    if job.no_new_privs:
-        linux.set_no_new_privs()
-
-
-def keep_signals_inside() -> None:
-    """The processes of a function can signal each other and nobody else, where the kernel has Landlock's scopes.
-
-    Why: without a PID namespace and a user of their own they could kill the spawner, other functions and the daemon.
-    Where it is missing the daemon still recovers: it starts a new spawner.
-    """
-    linux.scope_signals()

@@ -7,20 +7,25 @@ brings descriptors that it should not is a `ControlError`, and whoever sent it i
 =========  =========  ====================================================================================
 type       direction  members; descriptors
 =========  =========  ====================================================================================
-template   to worker  ``id``, ``groups``; job, control socket, log, descriptors of control groups
-instance   to worker  ``id``, ``groups``; job, calls, answers, stdout, stderr, descriptors of control groups (to the
-                      spawner: a process that imports by itself)
+template   to worker  ``id``, ``groups``, ``namespaces``, ``hosts_id``; job, gate, control socket, log, descriptors of
+                      control groups
+instance   to worker  ``id``, ``groups``, ``namespaces``, ``hosts_id``; job, gate, calls, answers, stdout, stderr,
+                      descriptors of control groups (to the spawner: a process that imports by itself)
 fork       to worker  ``id``, ``tmp``, ``groups``; calls, answers, stdout, stderr, descriptors of control groups (to a
                       template)
 sweep      to worker  ``directories``: of control groups, which the spawner empties and removes when its end has come
 started    to daemon  ``id``, ``pid``; pidfd
 refused    to daemon  ``id``, ``message``: nothing was started
 exited     to daemon  ``id``, ``code``, ``signal`` (-1: not by that way)
-ready      to daemon  ``forkable`` bool, ``reason``: a template has imported the function; the spawner is there
+ready      to daemon  ``forkable`` bool, ``reason``, ``compiled``: a template has imported the function, and had to
+                      compile these modules, one path a line; the spawner is there
 failed     to daemon  ``traceback``: a template could not import it
+ended      to daemon  ``code``, ``signal``: how a template ended that is not the first process of its namespace
 =========  =========  ====================================================================================
 
-``groups`` says how many of the descriptors, the last ones, are of control groups: for `runtime.cgroups.join`.
+``namespaces`` and ``hosts_id`` are those of `runtime.walls`; the gate is a pipe that the new process reads a byte from
+before it goes on. ``groups`` says how many of the descriptors, the last ones, are of control groups: for
+`runtime.cgroups.join`.
 """
 
 from __future__ import annotations
@@ -38,25 +43,26 @@ MESSAGE_BYTES_MAX = 64 * 2**10
 """Longest message. The biggest one is a traceback, which is cut to `TEXT_CHARS_MAX`."""
 TEXT_CHARS_MAX = 12_000
 """Longest reason or traceback; at most 4 bytes a character, so it always fits."""
-DESCRIPTORS_MAX = 5 + JOIN_FDS_MAX
+DESCRIPTORS_MAX = 6 + JOIN_FDS_MAX
 _ANCILLARY_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * array("i").itemsize)
 
 _INT, _TEXT, _BOOL = int, str, bool
 _MEMBERS: dict[str, tuple[dict[str, type], int]] = {
-    "template": ({"id": _INT, "groups": _INT}, 3),
-    "instance": ({"id": _INT, "groups": _INT}, 5),
+    "template": ({"id": _INT, "groups": _INT, "namespaces": _INT, "hosts_id": _INT}, 4),
+    "instance": ({"id": _INT, "groups": _INT, "namespaces": _INT, "hosts_id": _INT}, 6),
     "fork": ({"id": _INT, "tmp": _TEXT, "groups": _INT}, 4),
     "sweep": ({"directories": _TEXT}, 0),
     "started": ({"id": _INT, "pid": _INT}, 1),
     "refused": ({"id": _INT, "message": _TEXT}, 0),
     "exited": ({"id": _INT, "code": _INT, "signal": _INT}, 0),
-    "ready": ({"forkable": _BOOL, "reason": _TEXT}, 0),
+    "ready": ({"forkable": _BOOL, "reason": _TEXT, "compiled": _TEXT}, 0),
     "failed": ({"traceback": _TEXT}, 0),
+    "ended": ({"code": _INT, "signal": _INT}, 0),
 }
 TO_SPAWNER = frozenset({"template", "instance", "sweep"})
 TO_TEMPLATE = frozenset({"fork"})
 FROM_SPAWNER = frozenset({"started", "refused", "exited", "ready"})
-FROM_TEMPLATE = frozenset({"started", "refused", "exited", "ready", "failed"})
+FROM_TEMPLATE = frozenset({"started", "refused", "exited", "ready", "failed", "ended"})
 
 
 class ControlError(Exception):

@@ -5,6 +5,7 @@ Single-threaded on purpose: `os.fork` of a process with threads copies locks tha
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -23,6 +24,7 @@ END_S = 5.0
 _PAUSE_S = 0.0005
 
 ChildMain = Callable[[dict[str, Any], list[int]], NoReturn]
+Fork = Callable[[dict[str, Any]], int]
 
 
 class EndRequested(BaseException):
@@ -32,8 +34,12 @@ class EndRequested(BaseException):
 class Forker:
     """Owns all children of this process."""
 
-    def __init__(self, sock: socket.socket, allowed: frozenset[str], child_main: ChildMain) -> None:
-        """``sock``: the control socket. ``child_main(message, descriptors)`` runs in each new child, never returns."""
+    def __init__(self, sock: socket.socket, allowed: frozenset[str], fork: Fork, child_main: ChildMain) -> None:
+        """``sock``: the control socket. ``child_main(message, descriptors)`` runs in each new child, never returns.
+
+        ``fork(message)``: makes the child, with the namespaces that the message asks for.
+        """
+        self._fork_child = fork
         self._sock = sock
         self._allowed = allowed
         self._child_main = child_main
@@ -80,14 +86,14 @@ class Forker:
     def _fork(self, message: dict[str, Any], fds: list[int]) -> None:
         flush()  # or the child would write what is buffered once more
         try:
-            pid = os.fork()
+            pid = self._fork_child(message)
         except OSError as exc:
             control.send(self._sock, {"type": "refused", "id": message["id"], "message": f"cannot fork: {exc}"})
             return
         if pid == 0:
             try:
                 own = len(fds) - message["groups"]
-                cgroups.join(fds[own:])
+                _join(fds[own:])
                 self._child_main(message, fds[:own])
             except BaseException:
                 traceback.print_exc()
@@ -123,6 +129,16 @@ class Forker:
         for directory in self._groups:
             cgroups.remove_tree(directory)
         os._exit(0)
+
+
+def _join(fds: list[int]) -> None:
+    """Into the control groups. That they are gone means that the launch was given up, and is nobody's error."""
+    try:
+        cgroups.join(fds)
+    except OSError as exc:
+        if exc.errno != errno.ENODEV:
+            raise
+        os._exit(70)
 
 
 def flush() -> None:

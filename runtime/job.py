@@ -10,6 +10,8 @@ import os
 
 import msgpack
 
+from runtime.walls import Walls
+
 TYPE_CHECKING = False  # the real one costs an import of typing in every worker
 if TYPE_CHECKING:
     from typing import Any
@@ -27,15 +29,13 @@ class Job:
         "environment",
         "handler_file",
         "handler_name",
-        "instance_limits",
         "interpreter",
-        "limits",
-        "no_new_privs",
         "packages",
         "pycache",
         "response_bytes_max",
         "roots",
         "tmp",
+        "walls",
     )
 
     def __init__(
@@ -51,9 +51,7 @@ class Job:
         environment: dict[str, str],
         tmp: str,
         pycache: str,
-        no_new_privs: bool,
-        limits: dict[str, int],
-        instance_limits: dict[str, int],
+        walls: Walls,
         response_bytes_max: int,
     ) -> None:
         self.roots = roots
@@ -74,16 +72,13 @@ class Job:
         """The process's own directory for temporary files."""
         self.pycache = pycache
         """Where compiled modules of the bundle are kept; the bundle itself stays as it was unpacked."""
-        self.no_new_privs = no_new_privs
-        self.limits = limits
-        """Resource limits of every process of the function, by the name after ``RLIMIT_``."""
-        self.instance_limits = instance_limits
-        """Resource limits that only instances get."""
+        self.walls = walls
         self.response_bytes_max = response_bytes_max
 
     def to_memfd(self) -> int:
         """A new descriptor of the document, for `from_fd`."""
-        payload: bytes = msgpack.packb({name: getattr(self, name) for name in self.__slots__}, use_bin_type=True)
+        document = {name: getattr(self, name) for name in self.__slots__} | {"walls": self.walls.document()}
+        payload: bytes = msgpack.packb(document, use_bin_type=True)
         fd = os.memfd_create("stoker-job", os.MFD_CLOEXEC)
         try:
             while payload:
@@ -101,4 +96,5 @@ class Job:
             parts.append(part)
             offset += len(part)
         document: dict[str, Any] = msgpack.unpackb(b"".join(parts), raw=False)
+        document["walls"] = Walls(**document["walls"])
         return cls(**document)

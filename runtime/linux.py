@@ -16,10 +16,6 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_NAME = 15
-_LANDLOCK_CREATE_RULESET = 444
-_LANDLOCK_RESTRICT_SELF = 446
-_LANDLOCK_ABI_SCOPES = 6  # Linux 6.12
-_LANDLOCK_SCOPE_SIGNAL = 2
 
 KILL_PASSES_MAX = 64
 """Most passes over a tree in `kill_descendants`. A pass costs about 20 us per process; two are the rule."""
@@ -58,25 +54,6 @@ def is_subreaper() -> bool:
 def set_no_new_privs() -> None:
     """Give up, for ever and for all children, what setuid files and file capabilities would add."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-
-
-def scope_signals() -> bool:
-    """Let this process and its future children signal only each other, for ever; False where the kernel cannot.
-
-    Needs `set_no_new_privs` or privileges first.
-    """
-    if _libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(1)) < _LANDLOCK_ABI_SCOPES:
-        return False  # the version, or -1 where Landlock is off
-    attributes = (ctypes.c_uint64 * 3)(0, 0, _LANDLOCK_SCOPE_SIGNAL)  # handled_access_fs, handled_access_net, scoped
-    size = ctypes.c_size_t(ctypes.sizeof(attributes))
-    ruleset: int = _libc.syscall(_LANDLOCK_CREATE_RULESET, attributes, size, ctypes.c_uint(0))
-    if ruleset < 0:
-        return False
-    try:
-        done: int = _libc.syscall(_LANDLOCK_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0))
-        return done == 0
-    finally:
-        os.close(ruleset)
 
 
 def set_name(name: str) -> None:

@@ -21,7 +21,7 @@ from runtime.job import Job
 
 TYPE_CHECKING = False  # the real one costs an import of typing in every worker
 if TYPE_CHECKING:
-    from typing import TextIO
+    from typing import Any, TextIO
 
     from fdk.adapters.base import AdapterRunner
 
@@ -65,10 +65,52 @@ def set_path(job: Job) -> None:
     ours = set(job.roots)
     sys.path[:] = [job.directory, job.packages, *(entry for entry in sys.path if entry not in ours)]
     sys.argv[:] = [os.path.join(job.directory, job.handler_file)]
-    sys.pycache_prefix = job.pycache or None
+    if job.pycache:
+        _look_for_compiled(job)
     # The interpreter was started without `site`, which would add the machine's packages, and these along the way.
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
+
+
+def _look_for_compiled(job: Job) -> None:
+    """Compiled modules of the bundle are in a directory beside it; the standard library's are where they always are.
+
+    `sys.pycache_prefix` would move both, and the second would have to be compiled again for each function.
+    """
+    external: Any = sys.modules["_frozen_importlib_external"]
+    usual = external.cache_from_source
+    ours = (job.directory + "/", job.packages + "/")
+    sys.dont_write_bytecode = job.walls.root is not None  # there it is read-only
+
+    def cache_from_source(path: Any, debug_override: Any = None, *, optimization: Any = None) -> Any:
+        found = usual(path, debug_override, optimization=optimization)
+        if isinstance(path, str) and path.startswith(ours):
+            return os.path.join(job.pycache + os.path.dirname(path), os.path.basename(found))
+        return found
+
+    external.cache_from_source = cache_from_source
+
+
+COMPILED_BYTES_MAX = 40_000
+"""Most bytes of names in `compiled`: it goes into one control message. What is left out is told the next time."""
+
+
+def compiled(job: Job) -> str:
+    """The bundle's modules that had to be compiled because it had not been done before, one path a line."""
+    if job.walls.root is None:
+        return ""
+    names: list[str] = []
+    ours, room = (job.directory + "/", job.packages + "/"), COMPILED_BYTES_MAX
+    for module in list(sys.modules.values()):
+        try:
+            name, cached = str(module.__file__), str(module.__cached__)
+            size = len(name.encode("utf-8")) + 1
+        except Exception:
+            continue  # built in, a namespace package, or whatever a function has put there
+        if name.startswith(ours) and size <= room and "\n" not in name and not os.path.exists(cached):
+            names.append(name)
+            room -= size
+    return "\n".join(names)
 
 
 def hide() -> None:

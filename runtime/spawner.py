@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from runtime import atfork
 
 with atfork.kept_back():  # what these import of the standard library registers hooks
-    from runtime import confine, control, linux, template
+    from runtime import confine, control, init, linux, namespaces, seccomp, template
     from runtime.boot import command
     from runtime.forker import EndRequested, Forker
     from runtime.job import Job
@@ -38,8 +38,8 @@ def main(argument: str) -> NoReturn:
     pid = os.getpid()
     gc.collect()
     gc.freeze()
-    control.send(sock, {"type": "ready", "forkable": True, "reason": ""})
-    Forker(sock, control.TO_SPAWNER, lambda message, fds: _child(message, fds, pid)).serve()
+    control.send(sock, {"type": "ready", "forkable": True, "reason": "", "compiled": ""})
+    Forker(sock, control.TO_SPAWNER, _fork, lambda message, fds: _child(message, fds, pid)).serve()
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -47,14 +47,49 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise EndRequested
 
 
-def _child(message: dict[str, Any], fds: list[int], parent_pid: int) -> NoReturn:
+def _fork(message: dict[str, Any]) -> int:
+    """A child, in the namespaces that the message asks for and with its ids; its pid, or 0 in the child.
+
+    Raises:
+      OSError: the kernel refuses.
+    """
+    kinds, hosts_id = message["namespaces"], message["hosts_id"]
+    if not kinds:
+        return os.fork()
+    pid = -1
+    go_read, go_write = os.pipe2(os.O_CLOEXEC)
+    try:
+        if (pid := namespaces.clone(kinds)) == 0:
+            os.close(go_write)
+            if not os.read(go_read, 1):  # a process without a map of users is nobody, and may do nothing
+                os._exit(1)
+            return 0
+        try:
+            if kinds & seccomp.CLONE_NEWUSER:
+                namespaces.map_ids(pid, hosts_id)
+            os.write(go_write, b"x")
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        return pid
+    finally:
+        os.close(go_read)
+        if pid != 0:
+            os.close(go_write)
+
+
+def _child(message: dict[str, Any], fds: list[int], spawner_pid: int) -> NoReturn:
     """In a new child: become what the message asks for."""
+    own_pids = bool(message["namespaces"] & seccomp.CLONE_NEWPID)
+    parent_pid = 0 if own_pids else spawner_pid  # the spawner cannot be seen from in there
+    confine.die_with_parent(parent_pid)
     if message["type"] == "template":
-        job_fd, sock_fd, log = fds
+        job_fd, gate, sock_fd, log = fds
         places = {confine.STDOUT: log, confine.STDERR: log, confine.CONTROL: sock_fd, confine.JOB: job_fd}
         entry = "resume_template"
     else:
-        job_fd, calls, answers, stdout, stderr = fds
+        job_fd, gate, calls, answers, stdout, stderr = fds
         places = {
             confine.STDOUT: stdout,
             confine.STDERR: stderr,
@@ -63,7 +98,13 @@ def _child(message: dict[str, Any], fds: list[int], parent_pid: int) -> NoReturn
             confine.JOB: job_fd,
         }
         entry = "resume_alone"
-    job = confine.enter_template(places, parent_pid, inheritable=True)
+    job, next_pid = confine.enter_version({**places, confine.GATE: gate}, inheritable=True)
+    confine.lose_privileges(job, parent_pid, next_pid)
+    if entry == "resume_template" and own_pids:
+        if (template_pid := os.fork()) != 0:
+            init.run(template_pid)
+        confine.die_with_parent(1)
+    confine.enter_template(job)
     if job.interpreter:
         _execute(job, entry)
     elif entry == "resume_template":

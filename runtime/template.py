@@ -9,7 +9,7 @@ import socket
 import sys
 from typing import Any, NoReturn
 
-from runtime import atfork, confine, control, linux, loader, worker
+from runtime import atfork, confine, control, linux, loader, namespaces, seccomp, worker
 from runtime.forker import Forker, flush
 from runtime.job import Job
 
@@ -38,14 +38,15 @@ def main(job: Job) -> NoReturn:
     gc.collect()
     # What is alive now never changes again: the collector of an instance must not touch (and so copy) these pages.
     gc.freeze()
-    control.send(sock, {"type": "ready", "forkable": not reason, "reason": control.clip(reason)})
+    compiled = loader.compiled(job)
+    control.send(sock, {"type": "ready", "forkable": not reason, "reason": control.clip(reason), "compiled": compiled})
     if reason:
         os._exit(0)
     _serve(sock, job, runner)
 
 
 def _serve(sock: socket.socket, job: Job, runner: loader.AnyRunner) -> NoReturn:
-    pid = os.getpid()
+    pid, kinds = os.getpid(), job.walls.instance_namespaces
     handled = [s for s in signal.valid_signals() if callable(signal.getsignal(s)) and s != signal.SIGINT]
 
     def instance(message: dict[str, Any], fds: list[int]) -> NoReturn:
@@ -56,7 +57,8 @@ def _serve(sock: socket.socket, job: Job, runner: loader.AnyRunner) -> NoReturn:
             confine.CALLS: calls,
             confine.ANSWERS: answers,
         }
-        confine.enter_instance(places, pid, job)
+        parent_pid = 0 if kinds & seccomp.CLONE_NEWPID else pid  # a parent in another namespace has no number
+        confine.enter_instance(places, parent_pid, job, message["tmp"])
         if os.getpid() == pid:  # OpenSSL would not renew its random state: see runtime.worker.renew
             worker.fail("an instance has the pid of its template")
         for number in handled:
@@ -66,7 +68,10 @@ def _serve(sock: socket.socket, job: Job, runner: loader.AnyRunner) -> NoReturn:
         worker.renew(message["tmp"])
         worker.run(runner, response_bytes_max=job.response_bytes_max, info=information())
 
-    Forker(sock, control.TO_TEMPLATE, instance).serve()
+    def fork(message: dict[str, Any]) -> int:
+        return namespaces.clone(kinds) if kinds else os.fork()
+
+    Forker(sock, control.TO_TEMPLATE, fork, instance).serve()
 
 
 def alone(job: Job) -> NoReturn:
@@ -79,7 +84,7 @@ def alone(job: Job) -> NoReturn:
     loader.set_stdio()
     loader.set_path(job)
     loader.hide()
-    confine.limit_resources(job.instance_limits)
+    confine.seal(job, job.tmp)
     atfork.restore()
     worker.renew(job.tmp)
     try:
@@ -98,9 +103,9 @@ def information() -> dict[str, str | int]:
 
 
 def descriptors() -> dict[int, str]:
-    """The open descriptors of this process and what they are."""
+    """The open descriptors of this process and what they are; none where there is no /proc."""
     found = {}
-    for name in os.listdir("/proc/self/fd"):
+    for name in os.listdir("/proc/self/fd") if _has_proc() else ():
         try:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
         except OSError:
@@ -114,6 +119,8 @@ def why_not_forkable(baseline: dict[int, str]) -> str:
     A copy of a process has only the thread that forked, shares its open files' positions and its sockets, and shares
     the pages of shared mappings: each of these breaks programs in ways that show late.
     """
+    if not _has_proc():
+        return "the sandbox of this machine has no /proc, by which it is found out whether it may be forked"
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         return f"the import started {threads - 1} thread(s)"
@@ -127,6 +134,10 @@ def why_not_forkable(baseline: dict[int, str]) -> str:
     if shared := _shared_mapping():
         return f"the import made a shared writable mapping: {shared}"
     return ""
+
+
+def _has_proc() -> bool:
+    return os.path.exists("/proc/self/fd")
 
 
 def _shared_mapping() -> str:

@@ -105,6 +105,9 @@ class Node(bundle_api.Store, Protocol):
     async def samples(self) -> list[Sample]:
         """Numbers of other parts of the daemon, for Prometheus: name, labels, value."""
 
+    def sandbox(self) -> dict[str, Any]:
+        """The level of what separates functions, and what is missing of it."""
+
     def restart(self, function_id: str) -> int:
         """End the function's idle instances; the floor is filled anew. How many went."""
 
@@ -116,6 +119,7 @@ async def health(node: Node, request: ApiRequest) -> ApiReply:
     """GET /health: 200, or 503 while draining."""
     status = "draining" if node.draining else "ok"
     body = {"status": status, "version": VERSION, "uptime_s": round(node.uptime_s, 3)}
+    body["sandbox"] = node.sandbox()["level"]
     return ApiReply(status=503 if node.draining else 200, body=body)
 
 
@@ -217,6 +221,7 @@ def status_form(node: Node, function: Function) -> dict[str, Any]:
         "app": app.name,
         "version": version_form(function.live, live=True),
         "start": asdict(node.start_mode(function)),
+        "sandbox": node.sandbox(),
         "pool": _pool_form(pool) if pool is not None else None,
     }
 

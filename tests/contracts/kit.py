@@ -12,10 +12,12 @@ from typing import Any
 import trio
 
 from daemon.config import Limits
+from daemon.config import Sandbox as Settings
 from daemon.launcher import Launcher, Worker
 from daemon.model import Answer, LaunchPlan
 from daemon.placement import Placement
-from runtime import wire
+from daemon.sandbox import Sandbox
+from runtime import linux, wire
 from tests.contracts.fake_launcher import Behaviour, FakeLauncher
 
 PATIENCE_S = 60.0
@@ -76,6 +78,10 @@ FUNCTIONS: dict[str, tuple[str, Behaviour]] = {
     "talks": ("print('importing')\n" + ECHO, Behaviour(boot_output=b"importing\n")),
 }
 ENVIRONMENT = {"FN_FN_ID": "f", "FN_APP_ID": "a", "PATH": "/usr/bin:/bin"}
+
+
+NO_WALLS = ("namespaces", "landlock")
+"""Switched off for tests of what the daemon does where there are none: functions then see the host's files and pids."""
 
 
 class Log:
@@ -193,13 +199,34 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
+def family(pid: int) -> set[int]:
+    """Everything beneath a process, by the host's numbers."""
+    found: set[int] = set()
+    waiting = linux.children(pid)
+    while waiting:
+        child = waiting.pop()
+        found.add(child)
+        waiting += linux.children(child)
+    return found
+
+
+def spawner_of(worker: Worker) -> int:
+    """The spawner above a worker, whatever is in between."""
+    me, pid = os.getpid(), worker.pid
+    while (above := linux.state_and_parent(pid)[1]) not in (0, 1, me):
+        pid = above
+    return pid
+
+
 @asynccontextmanager
 async def real_kit(
-    directory: Path, limits: Limits | None = None, placement: Placement | None = None
+    directory: Path, limits: Limits | None = None, placement: Placement | None = None, *, off: tuple[str, ...] = ()
 ) -> AsyncIterator[Kit]:
-    """A running real launcher, without control groups unless ``placement`` gives some."""
+    """A running real launcher, without control groups unless ``placement`` gives some, and without ``off``."""
     limits, log = limits or Limits(), Log()
+    walls = Sandbox.probed(limits, Settings(switch_off=off))
+    made = Launcher(limits, run_dir=directory / "run", log=log, placement=placement, sandbox=walls)
     async with trio.open_nursery() as nursery:
-        launcher = await nursery.start(Launcher(limits, run_dir=directory / "run", log=log, placement=placement).run)
+        launcher = await nursery.start(made.run)
         yield Kit(launcher, directory, log, limits, nursery)
         nursery.cancel_scope.cancel()

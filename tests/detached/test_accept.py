@@ -83,7 +83,7 @@ def test_settings_that_cannot_be_are_refused_with_what_is_allowed(data: Path, ef
 
 
 def test_the_queue_is_bounded_in_count_and_bytes(data: Path, effects: Path) -> None:
-    config = "detached: {queue_max: 3, queue_bytes_max: 100000}\nlimits: {drain_s: 0.2}"
+    config = "detached: {queue_max: 3, queue_bytes_max: 100000}"
     with run_daemon(data, config=config) as daemon:
         function = daemon.deploy("f", source(effects), annotations={"stoker.dev/detached-timeout": 60})
         reply = daemon.invoke(function, b"x" * 200_000, DETACHED)
@@ -98,7 +98,7 @@ def test_the_queue_is_bounded_in_count_and_bytes(data: Path, effects: Path) -> N
 
 def test_sync_calls_are_answered_while_detached_ones_want_everything(data: Path, effects: Path) -> None:
     """A node with room for four instances, a flood of long detached calls: a sync call finds a place at once."""
-    config = "limits: {memory_mib: 600, queue_s: 5, template_mib: 16, drain_s: 0.2}"
+    config = "limits: {memory_mib: 600, queue_s: 5, template_mib: 16}"
     with run_daemon(data, config=config) as daemon:
         greedy = daemon.deploy("greedy", source(effects), memory=128, annotations={"stoker.dev/detached-timeout": 600})
         for _ in range(40):

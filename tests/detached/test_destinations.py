@@ -14,7 +14,6 @@ import pytest
 from tests.detached.receiver import receiver
 from tests.detached.test_accept import DETACHED, lines, source
 from tests.detached.test_accept import effects as effects
-from tests.iam.node import run_node
 from tests.system.daemon import Daemon, eventually, run_daemon
 
 pytestmark = pytest.mark.processes
@@ -148,21 +147,3 @@ def test_a_delivery_survives_the_daemon(data: Path, effects: Path) -> None:
             eventually(lambda: second.api("GET", "/stoker/v1/detached")["deliveries_pending"] == 0)
         assert {one.headers["webhook-id"] for one in there.got} == {there.got[0].headers["webhook-id"]}
         assert lines(effects) == ["x 1"], "the call itself did not run again"
-
-
-def test_with_identities_a_function_calls_another_only_if_a_policy_lets_it(data: Path, effects: Path) -> None:
-    with run_node(data) as node:
-        node.deploy("shop", "target", source(effects))
-        caller = node.deploy(
-            "shop", "caller", "def handler(ctx, data=None):\n    return 'ok'\n",
-            annotations={"stoker.dev/on-success": {"kind": "FUNCTION", "functionId": "shop/target"}},
-        )  # fmt: skip
-        headers = {"fn-invoke-type": "detached"}
-        assert node.send("POST", f"/invoke/{caller}", b"", headers, local=True).status == 202
-        eventually(lambda: "no policy lets a dynamic group of this function" in node.stderr())
-        rule = {"name": "callers", "rule": "ALL {resource.type = 'fnfunc', resource.name = 'caller'}"}
-        node.local("POST", "/stoker/v1/iam/dynamic-groups", rule)
-        node.policy("chain", "Allow dynamic-group callers to use fn-invocation in tenancy")
-        assert node.send("POST", f"/invoke/{caller}", b"", headers, local=True).status == 202
-        eventually(lambda: lines(effects))
-        assert '"type":"dev.stoker.function.succeeded"' in lines(effects)[0]

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from daemon import errors
-from runtime import linux
+from runtime.namespaces import TEMPLATE_PID
 from tests.contracts.kit import ENVIRONMENT, Kit, call
 
 pytestmark = pytest.mark.processes
@@ -106,9 +106,14 @@ async def test_an_instance_has_neither_its_templates_pid_nor_anothers(kit: Kit) 
             await ask(one, "[os.getpid(), os.getppid(), imported_in]"),
             await ask(two, "[os.getpid(), imported_in]"),
         ]
-        assert pids[0][0] == one.pid
-        assert pids[0][1] == pids[0][2] == pids[1][1]
-        assert len({one.pid, two.pid, pids[0][1]}) == 3
+        assert pids[0][2] == pids[1][1]
+        if kit.launcher.sandbox.has_pids:
+            assert [pids[0][:2], pids[1][0]] == [[1, 0], 1]
+            assert pids[0][2] >= TEMPLATE_PID, "a child of an instance could get the template's number"
+        else:
+            assert pids[0][0] == one.pid
+            assert pids[0][1] == pids[0][2]
+            assert len({one.pid, two.pid, pids[0][1]}) == 3
 
 
 async def test_the_environment_is_the_functions_and_nothing_else(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,11 +126,11 @@ async def test_the_environment_is_the_functions_and_nothing_else(kit: Kit, monke
             threads = {k: seen.pop(k) for k in list(seen) if k.endswith("_NUM_THREADS")}
             assert seen == {k: v for k, v in environment.items() if k != "TMPDIR"}
             assert set(threads.values()) == {"1"}
-            assert os.path.isdir(tmp)  # noqa: ASYNC240
+            assert await ask(worker, "os.path.isdir(tempfile.gettempdir())")
             assert await ask(worker, "tempfile.gettempdir()") == tmp
             assert "canary" not in await ask(worker, "open('/proc/self/environ').read()")
             assert await ask(worker, "open('/proc/self/mem', 'rb') and 0") == 0
-        assert not os.path.exists(tmp)  # noqa: ASYNC240
+        assert kit.launcher.sandbox.has_root or not os.path.exists(tmp)  # noqa: ASYNC240
 
 
 async def test_a_secret_of_one_function_is_not_in_the_memory_of_another(kit: Kit) -> None:
@@ -171,7 +176,7 @@ async def test_descriptors_are_the_five_and_no_more(kit: Kit) -> None:
 
 async def test_it_is_a_session_of_its_own_with_pythons_own_signals(kit: Kit) -> None:
     async with kit.ready("probe", source=PROBE + "signal.signal(signal.SIGUSR1, lambda *a: None)\n") as worker:
-        assert await ask(worker, "[os.getsid(0), os.getpgid(0)]") == [worker.pid] * 2
+        assert await ask(worker, "[os.getsid(0), os.getpgid(0)] == [os.getpid()] * 2")
         handlers = "{s.name: str(signal.getsignal(s)) for s in signal.Signals if signal.getsignal(s)}"
         assert {k: v for k, v in (await ask(worker, handlers)).items() if v != "0"} == {
             "SIGPIPE": "1",
@@ -206,9 +211,9 @@ async def test_limits_hold_and_cannot_be_raised(kit: Kit) -> None:
 async def test_the_import_is_shared_and_frozen(kit: Kit) -> None:
     async with kit.ready("probe", source=PROBE + "held = [[] for _ in range(50_000)]\n") as worker:
         assert await ask(worker, "gc.get_freeze_count()") > 50_000
-        assert await ask(worker, "imported_in") == linux.state_and_parent(worker.pid)[1]
+        assert await ask(worker, "imported_in != os.getpid()")
     async with kit.ready("probe", revision="own", start="exec") as worker:
-        assert await ask(worker, "imported_in") == worker.pid
+        assert await ask(worker, "imported_in == os.getpid()")
 
 
 async def test_output_comes_in_lines_and_before_the_answer(kit: Kit) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import trio
 
 from daemon import errors
 from runtime import control, linux
-from tests.contracts.kit import ECHO, Kit, alive, call
+from tests.contracts.kit import ECHO, NO_WALLS, Kit, alive, call, family, real_kit, spawner_of
 from tests.runtime.test_hostile_trees import Pids
 
 pytestmark = pytest.mark.processes
@@ -45,9 +46,9 @@ FAILURES = {
 }
 
 
-ENDS_WITHOUT_A_WORD = {"os._exit", "os._exit without a word", "SIGKILL", "segmentation fault", "exec"}
+ENDS_WITHOUT_A_WORD = {"os._exit", "os._exit without a word", "segmentation fault", "exec"}
 """An instance that imports by itself has only its pipes to say why; the supervisor adds its exit status."""
-TEMPLATES_ONLY = {"shared memory", "closed control socket"}
+TEMPLATES_ONLY = {"shared memory", "closed control socket", "SIGKILL"}  # the first process of a namespace ignores that
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ TEMPLATES_ONLY = {"shared memory", "closed control socket"}
 async def test_ways_to_fail_at_import(kit: Kit, way: str, start: str) -> None:
     code, reason = FAILURES[way]
     async with kit.ready("echo") as other:
-        spawner = linux.state_and_parent(linux.state_and_parent(other.pid)[1])[1]
+        spawner = spawner_of(other)
         if start == "exec" and way in ENDS_WITHOUT_A_WORD:
             reason = "the worker closed its pipe"
         with pytest.raises(errors.InitFailed) as caught:
@@ -102,15 +103,15 @@ async def test_a_module_that_stops_itself_is_given_up_with_its_last_waiter(kit: 
             pytest.fail("it cannot get ready")
     assert scope.cancelled_caught
     async with kit.ready("echo") as worker:
-        spawner = linux.state_and_parent(linux.state_and_parent(worker.pid)[1])[1]
+        spawner = spawner_of(worker)
         with trio.fail_after(30):
             while len(linux.children(spawner)) > 1:  # noqa: ASYNC110  # the stopped one goes in its own time
                 await trio.sleep(0.005)
 
 
-async def test_one_impatient_waiter_does_not_end_the_boot_of_the_others(kit: Kit, tmp_path) -> None:
-    gate = tmp_path / "gate"
-    source = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.005)\n" + ECHO
+async def test_one_impatient_waiter_does_not_end_the_boot_of_the_others(kit: Kit) -> None:
+    gate = kit.directory / "bundles" / "slow" / "function" / "gate"
+    source = "import os, time\nwhile not os.path.exists('gate'): time.sleep(0.005)\n" + ECHO
     kinds: list[str] = []
 
     async def patient() -> None:
@@ -127,8 +128,9 @@ async def test_one_impatient_waiter_does_not_end_the_boot_of_the_others(kit: Kit
     assert kinds == ["boot"]
 
 
-async def test_children_made_at_import_are_gone(kit: Kit, tmp_path) -> None:
-    pids = Pids(tmp_path / "pids")
+@pytest.mark.parametrize("off", [(), NO_WALLS], ids=["walls", "no walls"])
+async def test_children_made_at_import_are_gone(tmp_path: Path, off: tuple[str, ...]) -> None:
+    pids = Pids(tmp_path / "pids" if off else Path("/tmp/pids"))
     source = """
 import os, time
 if os.fork() == 0:
@@ -141,11 +143,13 @@ os.wait()
 while not os.path.exists(os.environ["PIDS"]) or not open(os.environ["PIDS"]).read().endswith("\\n"):
     time.sleep(0.001)
 """
-    with pytest.raises(errors.InitFailed):
-        async with kit.ready("leaves one", source=source + "raise ValueError", environment=pids.environment):
-            pass
-    assert len(pids.all()) == 1
-    assert pids.alive() == []
+    async with real_kit(tmp_path, off=off) as kit, kit.ready("echo") as worker:
+        before = family(spawner_of(worker))
+        with pytest.raises(errors.InitFailed, match="ValueError"):
+            async with kit.ready("leaves one", source=source + "raise ValueError", environment=pids.environment):
+                pass
+        assert len(pids.all()) == bool(off)
+        assert {pid for pid in family(spawner_of(worker)) if alive(pid)} == before
 
 
 CONTROL = """
@@ -172,7 +176,7 @@ BREACHES = {
     "a child without a pidfd": f"say({message(type='started', id=7, pid=1)})",
     "an exit nobody asked for": f"say({message(type='exited', id=7, code=0, signal=-1)})",
     "a refusal nobody asked for": f"say({message(type='refused', id=7, message='')})",
-    "descriptors with ready": f"say({message(type='ready', forkable=True, reason='')}, 1, 1, 1)",
+    "descriptors with ready": f"say({message(type='ready', forkable=True, reason='', compiled='')}, 1, 1, 1)",
     "an extension type": "say(b'\\x82\\xa4type\\xa5ready\\xa6reason\\xc7\\x01\\x05\\x00')",
     "nesting": "say(b'\\x91' * 4096)",
 }
@@ -191,7 +195,7 @@ async def test_a_template_that_says_what_it_should_not_is_condemned(kit: Kit, br
 
 
 async def test_a_template_that_is_ready_twice_is_condemned(kit: Kit) -> None:
-    ready = message(type="ready", forkable=True, reason="")
+    ready = message(type="ready", forkable=True, reason="", compiled="")
     source = f"{CONTROL}\nsay({ready})\nsay({ready})\nimport time; time.sleep(1000)\n"
     with pytest.raises(errors.InitFailed) as caught:
         async with kit.ready("twice", source=source):
@@ -199,11 +203,11 @@ async def test_a_template_that_is_ready_twice_is_condemned(kit: Kit) -> None:
     assert "ready message after the import was over" in caught.value.detail
 
 
-async def test_a_template_that_passes_off_another_process_as_its_child_is_condemned(kit: Kit) -> None:
+async def test_a_template_that_passes_off_another_process_as_its_child_is_condemned(tmp_path: Path) -> None:
     # It says ready before the import is over, reads the request for a fork, and answers with the pidfd of another
-    # function's instance, which the daemon would then kill through it.
+    # function's instance, which the daemon would then kill through it. With walls it cannot even name that.
     source = f"""{CONTROL}
-say({message(type="ready", forkable=True, reason="")})
+say({message(type="ready", forkable=True, reason="", compiled="")})
 request, fds, _, _ = socket.recv_fds(sock, 65536, 8)
 assert request.startswith(b"\\x84\\xa4type\\xa4fork"), request
 number = request[request.index(b"\\xa2id"):]
@@ -211,7 +215,7 @@ victim = int(os.environ["VICTIM"])
 say(b"\\x83\\xa4type\\xa7started\\xa3pid\\xce" + victim.to_bytes(4, "big") + number, os.pidfd_open(victim))
 import time; time.sleep(1000)
 """
-    async with kit.ready("echo") as victim:
+    async with real_kit(tmp_path, off=NO_WALLS) as kit, kit.ready("echo") as victim:
         with pytest.raises(errors.InitFailed) as caught:
             async with kit.ready("passes off", source=source, environment={"VICTIM": str(victim.pid)}):
                 pass

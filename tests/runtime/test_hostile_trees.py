@@ -1,17 +1,18 @@
-"""Processes that a function starts are gone with its instance, whatever they do to hide."""
+"""Processes that a function starts are gone with its instance, whatever they do to hide: without PID namespaces too."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
 
 from daemon import errors
-from runtime import linux
-from tests.contracts.kit import ENVIRONMENT, Kit, alive, call, first_call
+from runtime import landlock, linux
+from tests.contracts.kit import ENVIRONMENT, NO_WALLS, Kit, alive, call, first_call, real_kit
 
 pytestmark = pytest.mark.processes
 
@@ -65,6 +66,21 @@ class Pids:
 
     def alive(self) -> list[int]:
         return [pid for pid in self.all() if alive(pid)]
+
+
+@pytest.fixture
+async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
+    """Where the kernel does not see to it; `tests.runtime.test_walls` is about where it does."""
+    async with real_kit(tmp_path, off=NO_WALLS) as kit:
+        yield kit
+        assert [line for line in kit.log.lines if line[0] == "error"] == []
+
+
+@pytest.fixture
+async def fenced(tmp_path: Path) -> AsyncIterator[Kit]:
+    """No namespaces, but Landlock."""
+    async with real_kit(tmp_path / "fenced", off=("namespaces",)) as kit:
+        yield kit
 
 
 @pytest.fixture
@@ -210,7 +226,7 @@ async def test_a_stopped_worker_is_killed(kit: Kit) -> None:
     assert not alive(worker.pid)
 
 
-async def test_a_worker_cannot_signal_what_is_not_its_own(kit: Kit) -> None:
+async def test_a_worker_cannot_signal_what_is_not_its_own(fenced: Kit) -> None:
     if not _kernel_scopes_signals():
         pytest.skip("the kernel has no Landlock scopes (Linux 6.12)")
     source = """
@@ -224,7 +240,7 @@ def handler(ctx, data=None):
         return f"{pid} can be signalled"
     return "none"
 """
-    async with kit.ready("echo") as other, kit.ready("kills", source=source) as worker:
+    async with fenced.ready("echo") as other, fenced.ready("kills", source=source) as worker:
         template = linux.state_and_parent(worker.pid)[1]
         spawner = linux.state_and_parent(template)[1]
         targets = f"{os.getpid()} {spawner} {other.pid} {linux.state_and_parent(other.pid)[1]}"
@@ -237,7 +253,7 @@ def _kernel_scopes_signals() -> bool:
     if (pid := os.fork()) == 0:
         try:
             linux.set_no_new_privs()
-            os.write(write, b"1" if linux.scope_signals() else b"0")
+            os.write(write, b"1" if landlock.restrict() else b"0")
         finally:
             os._exit(0)
     os.waitpid(pid, 0)

@@ -16,8 +16,8 @@ import trio
 
 from daemon import errors
 from runtime import linux
-from tests.contracts.kit import Kit, alive, call, real_kit
-from tests.runtime.test_hostile_trees import TREE, Pids, gone
+from tests.contracts.kit import NO_WALLS, Kit, alive, call, family, real_kit, spawner_of
+from tests.runtime.test_hostile_trees import TREE, Pids
 
 pytestmark = pytest.mark.processes
 
@@ -28,12 +28,12 @@ from tests.contracts.kit import call, real_kit
 from tests.runtime.test_hostile_trees import TREE, Pids
 
 async def main():
-    directory = Path(sys.argv[1])
-    pids = Pids(directory / "pids")
-    async with real_kit(directory) as kit:
+    directory, off = Path(sys.argv[1]), tuple(sys.argv[2:])
+    pids = Pids(directory / "pids" if off else Path("/tmp/pids"))
+    async with real_kit(directory, off=off) as kit:
         async with kit.ready("tree", source=TREE, environment=pids.environment) as one, \\
                 kit.ready("tree", environment=pids.environment, revision="own", start="exec") as two:
-            for worker, count in ((one, 4), (two, 8)):
+            for worker, count in ((one, 4), (two, 8 if off else 4)):
                 await call(worker, b"note(); hide(2); seen(%d)" % count)
             kit.nursery.start_soon(call, one, b"while True: pass")
             print("up", flush=True)
@@ -42,23 +42,25 @@ trio.run(main)
 """
 
 
+WALLS = pytest.mark.parametrize("off", [(), NO_WALLS], ids=["walls", "no walls"])
+
+
+@WALLS
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
-def test_nothing_is_left_when_the_daemon_is_killed(tmp_path: Path, how: signal.Signals) -> None:
+def test_nothing_is_left_when_the_daemon_is_killed(tmp_path: Path, how: signal.Signals, off: tuple[str, ...]) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", DAEMON, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", DAEMON, str(tmp_path), *off], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
-        spawners = linux.children(process.pid)
-        templates = [pid for spawner in spawners for pid in linux.children(spawner)]
-        notes = Pids(tmp_path / "pids").alive()
-        assert len(notes) == 8
+        everybody = family(process.pid)
+        assert len(everybody) >= 1 + 1 + 2 + 6  # spawner, template, two workers, three hidden ones each
         process.send_signal(how)
         process.wait()
         process.stdout.close()
         until_s = time.monotonic() + 30
-        while left := [pid for pid in [*spawners, *templates, *notes] if alive(pid)]:
+        while left := [pid for pid in everybody if alive(pid)]:
             assert time.monotonic() < until_s, left
             time.sleep(0.005)
     finally:
@@ -66,23 +68,28 @@ def test_nothing_is_left_when_the_daemon_is_killed(tmp_path: Path, how: signal.S
         process.wait()
 
 
-async def test_a_killed_spawner_is_replaced_and_leaves_nothing(tmp_path: Path) -> None:
+@WALLS
+async def test_a_killed_spawner_is_replaced_and_leaves_nothing(tmp_path: Path, off: tuple[str, ...]) -> None:
     was_subreaper = linux.is_subreaper()
     linux.set_subreaper()
     try:
-        pids = Pids(tmp_path / "pids")
-        async with real_kit(tmp_path) as kit:
+        pids = Pids(tmp_path / "pids" if off else Path("/tmp/pids"))
+        async with real_kit(tmp_path, off=off) as kit:
             async with kit.ready("tree", source=TREE, environment=pids.environment) as worker:
                 await call(worker, b"note(); hide(2); seen(4)")
                 template = linux.state_and_parent(worker.pid)[1]
-                spawner = linux.state_and_parent(template)[1]
+                spawner = spawner_of(worker)
+                everybody = family(spawner)
+                assert len(everybody) >= 5
                 os.kill(spawner, signal.SIGKILL)
                 await worker.exited()
                 async with kit.ready("tree", environment=pids.environment) as other:
                     assert other.start_kind == "boot"
                     assert not alive(template)
                     assert (await call(other, b"1")).body == b"done"
-            await gone(pids)
+            with trio.fail_after(30):
+                while any(map(alive, everybody)):  # noqa: ASYNC110
+                    await trio.sleep(0.002)
             assert [line[:2] for line in kit.log.lines] == [("error", "spawner ended")]
         assert linux.children(os.getpid()) == []
     finally:
@@ -93,7 +100,7 @@ async def test_a_killed_spawner_is_replaced_and_leaves_nothing(tmp_path: Path) -
 async def test_launches_wait_for_a_new_spawner(kit: Kit) -> None:
     async with kit.ready("echo") as worker:
         template = linux.state_and_parent(worker.pid)[1]
-        spawner = linux.state_and_parent(template)[1]
+        spawner = spawner_of(worker)
     os.kill(spawner, signal.SIGKILL)
     while alive(template):  # an instance forked in its last moment would work, and die with it
         pass
@@ -165,8 +172,10 @@ async def cycles(kit: Kit, count: int, *, at_once: int) -> None:
 
 
 @pytest.mark.slow
-async def test_a_thousand_instances_leave_nothing(tmp_path: Path) -> None:
-    async with real_kit(tmp_path) as kit:
+@WALLS
+async def test_a_thousand_instances_leave_nothing(tmp_path: Path, off: tuple[str, ...]) -> None:
+    mounts = linux.read_proc("/proc/self/mountinfo", 2**20)
+    async with real_kit(tmp_path, off=off) as kit:
         async with kit.ready("echo") as first, kit.ready("crashes"), kit.ready("threaded"):
             before = descriptors()
             template = linux.state_and_parent(first.pid)[1]
@@ -177,9 +186,13 @@ async def test_a_thousand_instances_leave_nothing(tmp_path: Path) -> None:
             assert linux.children(template) == [first.pid]
             assert len(os.listdir(f"/proc/{template}/fd")) == template_fds
             assert len(linux.children(os.getpid())) == children
-            assert len(list((tmp_path / "run" / "tmp").iterdir())) == 5  # three instances, two templates
+            if not kit.launcher.sandbox.has_root:
+                left = [path.name for path in (tmp_path / "run" / "tmp" / "f").iterdir()]
+                assert len(left) == 5  # three instances, two templates
         assert [line for line in kit.log.lines if line[0] == "error"] == []
     assert list((tmp_path / "run" / "tmp").iterdir()) == []
+    assert list((tmp_path / "run" / "root").iterdir()) == []
+    assert linux.read_proc("/proc/self/mountinfo", 2**20) == mounts
 
 
 async def test_without_descriptors_a_launch_fails_and_later_ones_work(kit: Kit) -> None:
@@ -211,7 +224,7 @@ async def test_without_descriptors_a_launch_fails_and_later_ones_work(kit: Kit) 
     kit.log.lines.clear()
 
 
-async def test_what_a_function_leaves_in_its_directory_goes_with_it(kit: Kit) -> None:
+async def test_what_a_function_leaves_in_its_directory_goes_with_it(tmp_path: Path) -> None:
     source = """
 import os
 def handler(ctx, data=None):
@@ -227,7 +240,7 @@ def handler(ctx, data=None):
     open("deep", "w").close()
     return os.environ["TMPDIR"]
 """
-    async with kit.ready("litters", source=source) as worker:
+    async with real_kit(tmp_path, off=("namespaces",)) as kit, kit.ready("litters", source=source) as worker:
         tmp = (await call(worker)).body.decode()
         assert os.path.isdir(tmp)  # noqa: ASYNC240
     assert not os.path.lexists(tmp)  # noqa: ASYNC240

@@ -22,6 +22,7 @@ from daemon import parents, tmpdirs
 from daemon.memory import Gauge
 from runtime import control, linux
 from runtime.job import Job
+from runtime.walls import Walls
 from runtime.worker import TEXT_CHARS_MAX
 from tests.contracts.kit import alive
 
@@ -66,7 +67,7 @@ def test_garbage_is_a_control_error(garbage: bytes) -> None:
         {"type": "exited", "id": 1, "code": 0},
         {"type": "exited", "id": True, "code": 0, "signal": 1},
         {"type": "exited", "id": 1, "code": 0, "signal": 1, "more": 1},
-        {"type": "ready", "forkable": 1, "reason": ""},
+        {"type": "ready", "forkable": 1, "reason": "", "compiled": ""},
         {"type": "failed", "traceback": b""},
         {"type": ["failed"], "traceback": ""},
         [1],
@@ -128,9 +129,7 @@ def test_a_job_survives_its_descriptor() -> None:
         environment={"A": "ä", "LONG": "x" * 3_000_000},
         tmp="/t",
         pycache="/c",
-        no_new_privs=True,
-        limits={"CORE": 0},
-        instance_limits={},
+        walls=Walls(limits={"CORE": 0}, instance_limits={}, readable=["/usr"]),
         response_bytes_max=1,
     )
     fd = job.to_memfd()
@@ -138,7 +137,8 @@ def test_a_job_survives_its_descriptor() -> None:
         again = Job.from_fd(fd)
     finally:
         os.close(fd)
-    assert all(getattr(again, name) == getattr(job, name) for name in Job.__slots__)
+    assert all(getattr(again, name) == getattr(job, name) for name in Job.__slots__ if name != "walls")
+    assert again.walls.document() == job.walls.document()
 
 
 @contextmanager
@@ -252,7 +252,7 @@ def test_a_gauge_of_what_is_gone_reads_nothing() -> None:
 
 def test_directories_of_an_earlier_daemon_are_removed(tmp_path: Path) -> None:
     tmpdirs.prepare(tmp_path)
-    left = Path(tmpdirs.make(tmp_path, "i1"))
+    left = Path(tmpdirs.make(tmp_path, "function", "i1"))
     (left / "a" / "b").mkdir(parents=True)
     (left / "a" / "link").symlink_to("/etc")
     (left / "a" / "b" / "file").write_text("x")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from daemon.precompiler import WORTH_BYTES
 from tests.cli.test_deps import wheel
-from tests.system.daemon import PATIENCE_S, ROOT, Daemon
+from tests.system.daemon import PATIENCE_S, ROOT, Daemon, eventually
 
 pytestmark = pytest.mark.processes
 
@@ -132,7 +133,8 @@ def test_a_runtime_that_the_machine_lacks_is_refused_with_those_it_has(stoker: R
 
 
 def test_dependencies_are_sent_once_and_shared_by_versions(stoker: Run, shared_daemon: Daemon, tmp_path: Path) -> None:
-    wheel(tmp_path / "wheels")
+    # Below a size compiling it once is not worth a process.
+    wheel(tmp_path / "wheels", code="WHO = 'tiny'\n" + "#" * WORTH_BYTES)
     stoker("init", "--runtime", "python", "uses")
     source = "import tiny\n\ndef handler(ctx, data=None):\n    return f'{tiny.WHO} NUMBER'\n"
     (tmp_path / "uses" / "requirements.txt").write_text("--no-index\n--find-links ../wheels\ntiny\n")
@@ -151,8 +153,12 @@ def test_dependencies_are_sent_once_and_shared_by_versions(stoker: Run, shared_d
     deploy(2)
     assert stoker("invoke", "layers", "uses").stdout == "tiny 2"
     assert layers() == {layer}
-    caches = (shared_daemon.data / "run" / "pycache").glob(f"*/{str(layer).lstrip('/')}/tiny/*.pyc")
-    assert len(list(caches)) == 1, "compiled by the first version, and found by the second"
+
+    def caches() -> list[Path]:
+        cache = shared_daemon.data / "run" / "pycache"
+        return list(cache.glob(f"*/{str(layer).lstrip('/')}/tiny/*.pyc"))
+
+    eventually(lambda: len(caches()) == 1, what="compiled once, for both versions")
 
     shutil.rmtree(layer.parent)  # a disk that lost it
     deploy(3)

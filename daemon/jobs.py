@@ -1,0 +1,69 @@
+"""The document that tells a worker process what it is (`runtime.job`), made from a launch plan."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from daemon import sandbox, tmpdirs
+from daemon.config import Limits
+from daemon.model import LaunchPlan
+from runtime import boot
+from runtime.job import Job
+
+
+class Jobs:
+    """Makes the jobs of one daemon."""
+
+    def __init__(self, walls: sandbox.Sandbox, limits: Limits, *, run_dir: Path, exact_memory: bool) -> None:
+        """``exact_memory``: control groups limit it, so that nothing cruder has to."""
+        self._exact_memory = exact_memory
+        self._sandbox = walls
+        self._limits = limits
+        self._run_dir = run_dir
+        self._roots = boot.roots()
+
+    @contextmanager
+    def memfd(self, plan: LaunchPlan, tmp: str) -> Iterator[tuple[int, Job]]:
+        """A descriptor of the job and the job, for as long as the block lasts. ``tmp``: as for `job`.
+
+        Raises:
+          OSError: no descriptors or no memory left.
+        """
+        job = self.job(plan, tmp)
+        fd = job.to_memfd()
+        try:
+            yield fd, job
+        finally:
+            os.close(fd)
+
+    def job(self, plan: LaunchPlan, tmp: str) -> Job:
+        """``tmp``: the process's directory for temporary files, on the host or inside (`tmpdirs`)."""
+        interpreter = plan.interpreter
+        if interpreter and os.path.realpath(interpreter) == os.path.realpath(sys.executable):
+            interpreter = ""
+        pycache = tmpdirs.pycache(self._run_dir, plan.function_id)
+        walls = self._sandbox.walls(
+            plan, run_dir=str(self._run_dir), interpreter=interpreter, pycache=pycache,
+            exact_memory=self._exact_memory,
+            writable=[tmpdirs.of_function(self._run_dir, plan.function_id)],
+        )  # fmt: skip
+        inside = walls.root is not None
+        return Job(
+            roots=self._roots,
+            interpreter=interpreter,
+            directory=sandbox.FUNCTION if inside else os.path.join(plan.bundle_dir, "function"),
+            # On the host perhaps a link to a layer's.
+            packages=sandbox.PACKAGES if inside else os.path.realpath(os.path.join(plan.bundle_dir, "python")),
+            handler_file=plan.handler_file,
+            handler_name=plan.handler_name,
+            adapter=plan.adapter,
+            environment=dict(plan.environment),
+            tmp=tmp,
+            pycache=sandbox.PYCACHE if inside else pycache,
+            walls=walls,
+            response_bytes_max=self._limits.response_bytes_max,
+        )
