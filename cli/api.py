@@ -159,6 +159,9 @@ def api_error(reply: Reply, prefix: str = "", *, about: bool = False) -> ApiErro
         message += f" ({', '.join(part for part in (f'status {reply.status}', code) if part)})"
     retry = reply.header("retry-after")
     hint = f"the node is busy; try again in {retry} s" if retry else ""
+    if code == "not-authenticated":
+        hint = "the daemon wants to know who you are: use its unix socket as root or in group stoker, or a token: "
+        hint += "export STOKER_TOKEN=$(stoker iam token USER)"
     return ApiError(
         prefix + message,
         status=reply.status,

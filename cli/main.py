@@ -46,6 +46,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "delete": ("delete", "Delete an app, function or trigger."),
         "config": ("config", "Read and change configuration values."),
     },
+    "Identity": {
+        "iam": ("iam", "Say who may do what: users, keys, tokens, groups, policies, compartments."),
+        "audit": ("iam_policies", "Show who changed what, or tried to; oldest first."),
+    },
     "Node": {
         "console": ("console", "Print a link to the console that signs you in."),
         "shim": ("shim", "Let the fn command work without a container engine."),

@@ -4,6 +4,7 @@ Where the daemon is: ``--url``, ``STOKER_URL``, ``FN_API_URL``, the unix socket 
 context of ``fn`` (see `cli.contexts`); else the first unix socket that exists of
 ``$XDG_RUNTIME_DIR/stoker/stoker.sock``, ``/run/stoker/stoker.sock``, ``./.stoker/stoker.sock``; else
 ``http://127.0.0.1:8080``.
+A token in ``STOKER_TOKEN`` or ``FN_TOKEN`` goes along over TCP; the unix socket knows its clients by themselves.
 """
 
 from __future__ import annotations
@@ -229,6 +230,13 @@ class Transport:
             connection.putheader("User-Agent", f"stoker/{__version__}")
         for name, value in given:
             connection.putheader(name, value)
+        token = os.environ.get("STOKER_TOKEN") or os.environ.get("FN_TOKEN")
+        if (
+            token
+            and getattr(connection.sock, "family", None) != socket.AF_UNIX
+            and "authorization" not in {n.lower() for n, _ in given}
+        ):
+            connection.putheader("Authorization", f"Bearer {token}")
         size = len(body) if isinstance(body, bytes) else length
         if size or method in ("POST", "PUT"):
             connection.putheader("Content-Length", str(size or 0))
