@@ -216,8 +216,7 @@ def policy_add(settings: Settings, name: str, statements: tuple[str, ...], place
     \b
     Examples:
       stoker iam policy add devs 'Allow group Devs to manage functions-family in compartment web'
-      stoker iam policy add ops 'Allow group Ops to read stoker-node in tenancy' \\
-          "Allow group Ops to manage fn-function in tenancy where request.permission != 'FN_FUNCTION_DELETE'"
+      stoker iam policy add ops 'Allow group Ops to read stoker-node in tenancy'
     """
     body = {"name": name, "statements": statements, "compartment": place, "description": description}
     made = call(settings, "POST", f"{IAM}/policies", body=body)
