@@ -27,9 +27,11 @@ from daemon.core.detached import Call, backoff_s
 from daemon.core.detached_settings import MEMBERS, Destination, DetachedSettings
 from daemon.core.invocation_record import CONTENT_TYPE, encode, invocation_record
 from daemon.errors import StokerError
+from daemon.identity import Identity
 from daemon.local_queues import LocalFull, LocalQueues
 from daemon.logs import LogBook
 from daemon.model import Answer, Function, Ids
+from daemon.permissions import INVOKE
 from daemon.posts import PostFailed, post
 from daemon.store import detached_records as records
 from daemon.store.database import Database
@@ -79,6 +81,8 @@ class Outbox:
         self.counts: Counter[tuple[str, str, str, str]] = Counter()
         """By function id, outcome (success, failure), kind, and ``delivered``, ``failed`` or ``dropped``."""
         self.accept: Accepts | None = None
+        self.may_call: Callable[[str, str], bool] = lambda source_id, target_id: True
+        """Whether a function may call another one; in ``auth.mode: iam`` policies say so (`may_call_of`)."""
         self._database = database
         self._catalog = catalog
         self._local = local
@@ -277,6 +281,9 @@ class Outbox:
         function_id = self._function(name)
         if function_id is None:
             raise DeliveryFailed(f"there is no function {name}", final=True)
+        if not self.may_call(delivery.function_id, function_id):
+            why = "no policy lets a dynamic group of this function use fn-invocation there"
+            raise DeliveryFailed(f"function {name}: {why}", final=True)
         if depth >= CHAIN_MAX:
             raise DeliveryFailed(f"the call came through {depth} destinations; {CHAIN_MAX} are allowed", final=True)
         assert self.accept is not None, "set by the composition root"
@@ -323,6 +330,18 @@ class Outbox:
             self._log.error("cannot store what became of deliveries", error=str(exc))
             await trio.sleep(STORE_AGAIN_S)
             self._wake.set()
+
+
+def may_call_of(identity: Identity) -> Callable[[str, str], bool]:
+    """A function calls its destination as itself: what its dynamic groups may, it may."""
+
+    def may_call(source_id: str, target_id: str) -> bool:
+        principal = identity.function_principal(ocid.function_ocid(source_id))
+        if principal is None:
+            return False
+        return identity.may(principal, INVOKE, identity.target_of(principal, INVOKE, function_id=target_id))
+
+    return may_call
 
 
 async def make_outbox(

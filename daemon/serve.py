@@ -32,7 +32,7 @@ from daemon.console.desk import Desk
 from daemon.console.sessions import Sessions
 from daemon.core.scheduler import Scheduler
 from daemon.deployer import Deployer
-from daemon.destinations import make_outbox
+from daemon.destinations import make_outbox, may_call_of
 from daemon.detached import Detached
 from daemon.detached_metrics import DetachedMetrics
 from daemon.doctor import cgroup_fact, check, diagnose
@@ -127,6 +127,8 @@ async def _serve(
             traceparent=tracer.traceparent if tracer else lambda call_id: "", log=log,
         )  # fmt: skip
         outbox.accept = detached.accept
+        if enforce:
+            outbox.may_call = may_call_of(iam.identity)
 
         def on_forget(function_id: str) -> None:
             janitor.forget(function_id)

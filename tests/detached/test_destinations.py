@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.detached.effects import Effects, lines, ready
 from tests.detached.receiver import receiver
-from tests.detached.test_accept import DETACHED, lines, source
+from tests.detached.test_accept import DETACHED, source
 from tests.detached.test_accept import effects as effects
+from tests.iam.node import run_node
 from tests.system.daemon import Daemon, eventually, run_daemon
 
 pytestmark = pytest.mark.processes
@@ -27,8 +29,9 @@ def function_with(daemon: Daemon, name: str, code: str, **annotations: Any) -> s
     )
 
 
-def test_an_http_destination_gets_a_signed_record_and_is_tried_again(data: Path, effects: Path) -> None:
+def test_an_http_destination_gets_a_signed_record_and_is_tried_again(data: Path, effects: Effects) -> None:
     with receiver(500, 503, 204) as there, run_daemon(data, config=QUICK) as daemon:
+        ready(daemon)
         function = function_with(daemon, "f", source(effects), on_success={"kind": "HTTP", "url": f"{there.url}/x?y=1"})
         reply = daemon.invoke(function, b"hello", {**DETACHED, "Content-Type": "text/plain"})
         eventually(lambda: len(there.got) == 3)
@@ -51,8 +54,9 @@ def test_an_http_destination_gets_a_signed_record_and_is_tried_again(data: Path,
         eventually(lambda: daemon.api("GET", "/stoker/v1/detached")["deliveries_pending"] == 0)
 
 
-def test_a_failing_call_goes_to_its_failure_destination_and_becomes_a_dead_letter(data: Path, effects: Path) -> None:
+def test_a_failing_call_goes_to_its_failure_destination_and_becomes_a_dead_letter(data: Path, effects: Effects) -> None:
     with receiver() as there, run_daemon(data, config=QUICK) as daemon:
+        ready(daemon)
         function = function_with(
             daemon, "f", source(effects),
             on_failure={"kind": "HTTP", "url": there.url}, on_success={"kind": "STREAM", "streamId": "good"},
@@ -93,8 +97,9 @@ def test_a_failing_call_goes_to_its_failure_destination_and_becomes_a_dead_lette
         assert missing.status == 404
 
 
-def test_local_streams_queues_and_topics_are_files(data: Path, effects: Path) -> None:
+def test_local_streams_queues_and_topics_are_files(data: Path, effects: Effects) -> None:
     with run_daemon(data, config='destinations: {routes: ["ocid1.onstopic.oc1..t=queue:alerts"]}') as daemon:
+        ready(daemon)
         code = source(effects)
         stream = function_with(daemon, "s", code, on_success={"kind": "STREAM", "streamId": "ocid1.stream.oc1..s"})
         queue = function_with(daemon, "q", code, on_success={"kind": "QUEUE", "queueId": "jobs", "channelId": "a"})
@@ -112,8 +117,9 @@ def test_local_streams_queues_and_topics_are_files(data: Path, effects: Path) ->
             assert json.loads(found[0].read_text())["type"] == "dev.stoker.function.succeeded"
 
 
-def test_a_function_can_be_the_destination_but_not_for_ever(data: Path, effects: Path) -> None:
+def test_a_function_can_be_the_destination_but_not_for_ever(data: Path, effects: Effects) -> None:
     with run_daemon(data, config=QUICK) as daemon:
+        ready(daemon)
         echo = "import sys\ndef handler(ctx, data=None):\n    print(data.getvalue().decode()[:60])\n    return 'ok'\n"
         loop = function_with(daemon, "loop", echo, on_success={"kind": "FUNCTION", "functionId": "app/loop"})
         daemon.invoke(loop, b"begin", DETACHED)
@@ -124,8 +130,9 @@ def test_a_function_can_be_the_destination_but_not_for_ever(data: Path, effects:
         assert f"Invocation record delivery to success destination failed due to - {text}" in printed
 
 
-def test_what_cannot_be_delivered_is_given_up_logged_and_counted(data: Path, effects: Path) -> None:
+def test_what_cannot_be_delivered_is_given_up_logged_and_counted(data: Path, effects: Effects) -> None:
     with receiver(500) as there, run_daemon(data, config=QUICK) as daemon:
+        ready(daemon)
         function = function_with(daemon, "f", source(effects), on_success={"kind": "HTTP", "url": there.url})
         daemon.invoke(function, b"x", DETACHED)
         eventually(lambda: "destination failed due to" in daemon.stderr())
@@ -133,8 +140,9 @@ def test_what_cannot_be_delivered_is_given_up_logged_and_counted(data: Path, eff
         assert daemon.api("GET", "/stoker/v1/detached")["deliveries_pending"] == 0
 
 
-def test_a_delivery_survives_the_daemon(data: Path, effects: Path) -> None:
+def test_a_delivery_survives_the_daemon(data: Path, effects: Effects) -> None:
     with receiver(500) as there, run_daemon(data) as daemon:
+        ready(daemon)
         function = function_with(daemon, "f", source(effects), on_success={"kind": "HTTP", "url": there.url})
         daemon.invoke(function, b"x", DETACHED)
         eventually(lambda: there.got)
@@ -147,3 +155,22 @@ def test_a_delivery_survives_the_daemon(data: Path, effects: Path) -> None:
             eventually(lambda: second.api("GET", "/stoker/v1/detached")["deliveries_pending"] == 0)
         assert {one.headers["webhook-id"] for one in there.got} == {there.got[0].headers["webhook-id"]}
         assert lines(effects) == ["x 1"], "the call itself did not run again"
+
+
+def test_with_identities_a_function_calls_another_only_if_a_policy_lets_it(data: Path, effects: Effects) -> None:
+    with run_node(data) as node:
+        node.local("POST", "/v2/apps", {"name": "shop", "annotations": {"stoker.dev/network": "host"}})
+        node.deploy("shop", "target", source(effects))
+        caller = node.deploy(
+            "shop", "caller", "def handler(ctx, data=None):\n    return 'ok'\n",
+            annotations={"stoker.dev/on-success": {"kind": "FUNCTION", "functionId": "shop/target"}},
+        )  # fmt: skip
+        headers = {"fn-invoke-type": "detached"}
+        assert node.send("POST", f"/invoke/{caller}", b"", headers, local=True).status == 202
+        eventually(lambda: "no policy lets a dynamic group of this function" in node.stderr())
+        rule = {"name": "callers", "rule": "ALL {resource.type = 'fnfunc', resource.name = 'caller'}"}
+        node.local("POST", "/stoker/v1/iam/dynamic-groups", rule)
+        node.policy("chain", "Allow dynamic-group callers to use fn-invocation in tenancy")
+        assert node.send("POST", f"/invoke/{caller}", b"", headers, local=True).status == 202
+        eventually(lambda: lines(effects))
+        assert '"type":"dev.stoker.function.succeeded"' in lines(effects)[0]
