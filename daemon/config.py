@@ -35,6 +35,9 @@ class Limits:
     """Most instances of one function at once."""
     queue_max: int = 1024
     """Most calls of one function that may wait for an instance; the next one gets 429 queue-full."""
+    concurrency_mib: int = 0
+    """Most memory of calls that run and wait at once (OCI: total-concurrency-mb); the next one gets 429
+    concurrency-limit. 0: no such limit, calls wait until the node has room."""
     queue_s: float = 30.0
     """Longest wait of a call for an instance; then 503 node-busy with Retry-After."""
     start_s: float = 5.0
@@ -85,7 +88,7 @@ class Limits:
     """How long running calls may go on after SIGTERM."""
 
     def __post_init__(self) -> None:
-        positive("limits", self, zero_ok=frozenset({"memory_mib", "memory_backstop_mib"}))
+        positive("limits", self, zero_ok=frozenset({"memory_mib", "concurrency_mib", "memory_backstop_mib"}))
         if self.cgroups not in ("auto", "v2", "v1", "off"):
             raise ConfigError(f"limits.cgroups must be auto, v2, v1 or off, not {self.cgroups!r}")
 

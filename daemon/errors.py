@@ -14,7 +14,7 @@ The tree (the parents are abstract and refuse to be raised)::
     │   ├── InvalidResponse  ResponseTooLarge  ResponseHeadersTooLarge
     │   ├── InitFailed  InitTimeout  BundleMissing  DeployFailed
     ├── NodeError              this machine has no room just now
-    │   ├── QueueFull  QueueTimeout  TooLargeForNode  Draining
+    │   ├── QueueFull (with ConcurrencyLimit)  QueueTimeout  TooLargeForNode  Draining
     └── PlatformError          our fault
         └── InternalError
 
@@ -280,6 +280,12 @@ class QueueFull(NodeError):
     """All places of the function's queue are taken."""
 
     status, code, oci_code, default_message = 429, "queue-full", "TooManyRequests", "too many requests"
+
+
+class ConcurrencyLimit(QueueFull):
+    """The calls that run and wait hold all of ``limits.concurrency_mib`` (OCI: total-concurrency-mb)."""
+
+    code = "concurrency-limit"
 
 
 class QueueTimeout(NodeError):

@@ -20,7 +20,7 @@ from daemon.core.events import Event
 from daemon.core.instance import Instance, State
 from daemon.core.lifecycle import start_failed, time_is_up
 from daemon.core.node import Node
-from daemon.core.pool import PoolSpec
+from daemon.core.pool import Pool, PoolSpec
 from daemon.core.settle import refusal_while_backing_off, settle, yields
 
 __all__ = ["PoolSpec", "Scheduler"]
@@ -37,12 +37,13 @@ class Scheduler:
       jitter: gives numbers in [0, 1).
     """
 
-    __slots__ = ("_alarms", "_instances", "_node", "_pools", "_running", "needs_settle")
+    __slots__ = ("_alarms", "_concurrency_mib", "_instances", "_node", "_pools", "_running", "needs_settle")
 
     def __init__(self, limits: Limits, *, jitter: Callable[[], float]) -> None:
         self._node = Node(limits, jitter=jitter)
         self._pools = self._node.pools
         self._instances = self._node.instances
+        self._concurrency_mib = limits.concurrency_mib
         self._running = self._node.running
         self._alarms = self._node.alarms
         self.needs_settle = False
@@ -61,6 +62,8 @@ class Scheduler:
         pool = self._pools.get(function_id)
         if pool is None or not pool.idle or pool.waiting or self._node.draining:
             return None
+        if self._concurrency_mib and self._exceeds(pool):
+            return None  # `enqueue` says why
         # POLICY: the most recently used instance first, so that the surplus ages out.
         instance = pool.idle.pop()
         deadline_s = now_s + pool.timeout_s
@@ -97,6 +100,12 @@ class Scheduler:
         if len(pool.waiting) >= node.limits.queue_max:
             places = f"{len(pool.waiting)} of {node.limits.queue_max} places taken"
             raise errors.QueueFull(detail=f"cannot queue: {places}", call_id=call_id)
+        if self._concurrency_mib and self._exceeds(pool):
+            raise errors.ConcurrencyLimit(
+                detail=f"total-concurrency-mb: {self._used_mib()} MB are in use, {live.spec.memory_mib} MB more are"
+                f" over the limit of {self._concurrency_mib} MB (limits.concurrency_mib)",
+                call_id=call_id,
+            )
         node.enqueue(pool, call_id, now_s)
         return self._rest(now_s)
 
@@ -108,6 +117,15 @@ class Scheduler:
             if instance.deadline_s < instance.alarm_s:
                 self._alarms.set(instance)
             self.needs_settle = True
+
+    def _exceeds(self, pool: Pool) -> bool:
+        """POLICY: what runs and waits has a limit in memory (OCI: total-concurrency-mb)."""
+        return pool.live is not None and self._used_mib() + pool.live.spec.memory_mib > self._concurrency_mib
+
+    def _used_mib(self) -> int:
+        running = sum(instance.memory_mib for instance in self._running.values())
+        pools = self._pools.values()
+        return running + sum(p.live.spec.memory_mib * len(p.waiting) for p in pools if p.live is not None and p.waiting)
 
     def release(self, instance_id: int, *, now_s: float) -> list[Action]:
         """The instance has answered its call: it waits for the next one, gets it at once, or leaves."""
