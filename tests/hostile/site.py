@@ -44,6 +44,8 @@ class Configuration:
     """Whether functions get namespaces there."""
     config: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    """More of the daemon's command line."""
 
     def why_not(self) -> str:
         """Why the machine cannot give this one, or empty."""
@@ -209,17 +211,22 @@ def pids_of(host_pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def run_site(configuration: Configuration, *, config: str = "", env: Mapping[str, str] | None = None) -> Iterator[Site]:
-    """A daemon in the configuration. When it has ended, nothing of it may be left."""
+def run_site(
+    configuration: Configuration, *, config: str = "", env: Mapping[str, str] | None = None, keep: Path | None = None
+) -> Iterator[Site]:
+    """A daemon in the configuration. When it has ended, nothing of it may be left.
+
+    ``keep``: the directory of an earlier site, whose data this one takes over; it stays.
+    """
     if why := configuration.why_not():
         pytest.skip(f"configuration {configuration.name}: {why}")
-    base = Path(tempfile.mkdtemp(prefix="stoker-hostile-"))
+    base = keep or Path(tempfile.mkdtemp(prefix="stoker-hostile-"))
     base.chmod(0o755)
     site: Site | None = None
     process: subprocess.Popen[str] | None = None
     try:
         data = base / "data"
-        data.mkdir(mode=0o700)
+        data.mkdir(mode=0o700, exist_ok=True)
         canary = secrets.token_hex(20)
         stderr_path = base / "stderr"
         text = "\n".join(filter(None, (configuration.config, config)))
@@ -231,7 +238,7 @@ def run_site(configuration: Configuration, *, config: str = "", env: Mapping[str
         else:
             os.chown(data, options.get("uid", 0), options.get("uid", 0))
         command = [sys.executable, "-m", "daemon.main", "--data", str(data), "--listen", "127.0.0.1:0",
-                   "--config", str(base / "stoker.yaml")]  # fmt: skip
+                   "--config", str(base / "stoker.yaml"), *configuration.arguments]  # fmt: skip
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "CANARY_SECRET": canary,
                        **configuration.env, **(env or {})}  # fmt: skip
         with stderr_path.open("a") as stderr:
@@ -250,7 +257,8 @@ def run_site(configuration: Configuration, *, config: str = "", env: Mapping[str
             process, data, int(line.rsplit(":", 1)[1]), stderr_path, configuration=configuration, base=base,
             canary=canary, pid=pid,
         )  # fmt: skip
-        site.lay_out()
+        if not site.outside.exists():
+            site.lay_out()
         yield site
         if psutil.pid_exists(site.pid):
             code = site.stop()
@@ -267,7 +275,8 @@ def run_site(configuration: Configuration, *, config: str = "", env: Mapping[str
                 if stream:
                     with contextlib.suppress(OSError):
                         stream.close()
-        shutil.rmtree(base, ignore_errors=True)
+        if keep is None:
+            shutil.rmtree(base, ignore_errors=True)
 
 
 def eventually_nothing(site: Site) -> list[str]:

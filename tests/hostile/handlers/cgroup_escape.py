@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 
 from kit import Report
 
@@ -13,8 +14,8 @@ def handler(ctx, data=None):
             report.facts["cgroup"] = file.read().splitlines()
             for line in report.facts["cgroup"]:
                 path = line.split(":", 2)[2]
-                if report.told["own_cgroup_root"]:
-                    report.check(path in ("/",) or not path.startswith("/.."), "cgroup-path", path)
+                if report.told["own_cgroup_root"]:  # where it is in the tree stays hidden; its own number may show
+                    report.check(re.fullmatch(r"/|/\.\./i\d+", path), "cgroup-path", path)
     except OSError as exc:
         report.facts["cgroup"] = str(exc)
     for top in ("/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified",

@@ -14,7 +14,7 @@ UNWRITABLE = (
     "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sys/vm/drop_caches", "/proc/sysrq-trigger",
     "/proc/sys/kernel/ns_last_pid", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/user/max_user_namespaces",
     "/proc/sys/kernel/randomize_va_space", "/proc/sys/fs/binfmt_misc/register", "/sys/kernel/uevent_helper",
-    "/proc/self/attr/current", "/proc/irq/default_smp_affinity",
+    "/proc/irq/default_smp_affinity",
 )  # fmt: skip
 
 

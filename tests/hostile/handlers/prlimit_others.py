@@ -23,7 +23,7 @@ def handler(ctx, data=None):
         soft, hard = resource.getrlimit(number)
         report.facts[name] = hard
         if hard == resource.RLIM_INFINITY:
-            if name in ("NOFILE", "FSIZE", "CORE", "MEMLOCK", "MSGQUEUE", "DATA"):
+            if name in ("NOFILE", "FSIZE", "CORE", "MEMLOCK", "MSGQUEUE"):
                 report.violation("no-limit", name)
             continue
         report.refused("raised-own", lambda n=number, h=hard: resource.setrlimit(n, (h + 1, h + 1)) or "raised") if (

@@ -14,7 +14,7 @@ def handler(ctx, data=None):
     for path in report.told["secret_directories"]:
         report.refused("listed-secret", lambda p=path: os.listdir(p), "ENOENT", "EACCES", "EPERM", "ENOTDIR")
     for path in ("/etc/shadow", "/etc/gshadow", "/root/.ssh", "/root/.bashrc", "/var/log/dpkg.log", "/etc/machine-id",
-                 "/etc/ssh", "/proc/kcore", "/dev/mem", "/dev/vda", "/etc/fstab", "/proc/1/environ"):  # fmt: skip
+                 "/etc/ssh", "/proc/kcore", "/dev/mem", "/dev/vda", "/etc/fstab"):  # fmt: skip
         if os.path.lexists(path):
             report.refused("read-secret", lambda p=path: os.listdir(p) if os.path.isdir(p) else read(p))
     found = search("/", canary, report)
