@@ -34,6 +34,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "calls": ("calls", "List the calls of an app, or of one function, that have ended; newest first."),
         "call": ("calls", "Show one call: its phases as a bar, what it printed, and what to do next."),
         "replay": ("calls", "Run a call again with the same headers and body, and print the function's answer."),
+        "explain": ("explain", "Say what an error means, whose fault it is, and what to do."),
         "deadletter": ("deadletter", "Look at detached calls that failed for good, run them again, or delete them."),
         "ps": ("node", "List the instances that run."),
         "stats": ("node", "Show calls, starts, latency and memory of the node."),

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from daemon import errors
+from daemon.cures import CURES
 from daemon.errors import StokerError
 from daemon.model import App, Function
 
@@ -206,39 +207,20 @@ def phases(record: CallRecord) -> Iterator[tuple[str, float, float]]:
             at += lengths[name]
 
 
-_ADVICE = {
-    "function-failed": "The handler raised an exception: its traceback is in the logs of this call.",
-    "handler-timeout": "The handler itself raised TimeoutError: see what it waited for in the logs of this call.",
-    "function-crashed": "The worker's process ended during the call (exit, signal or a crash in native code): the "
-    "detail says how; the last lines of its log say where.",
-    "function-timeout": "The call ran longer than the function's timeout and its instance was killed. Look for a "
-    "network wait without a timeout, or raise it: stoker update function APP FN --timeout SECONDS.",
-    "function-out-of-memory": "The instance went over its memory. Raise it: stoker update function APP FN --memory "
-    "MIB, or hold less in memory at once.",
-    "invalid-response": "The worker broke the protocol or answered with a status other than 200, 502 and 504. Check "
-    "that the function writes nothing to the descriptors it did not open.",
-    "response-too-large": "The answer is over limits.response_bytes_max: send a reference instead of the data.",
-    "response-headers-too-large": "The answer's headers are over limits.response_header_bytes_max.",
-    "init-failed": "The function could not be imported: the traceback is in the detail and in the function's log.",
-    "init-timeout": "Import and warm-up took longer than limits.start_s: move work out of the module's top level.",
-    "bundle-missing": "The function's image names no bundle on this node: stoker push, or stoker deploy.",
-    "queue-full": "More calls waited than limits.queue_max: the function is slower than its calls come. More "
-    "memory for the node, provisioned concurrency or fewer calls at once.",
-    "node-busy": "No instance became free in time: see stoker ps for what holds the memory of the node, and "
-    "limits.memory_mib.",
-    "too-large-for-node": "The function's memory is more than the whole node has (limits.memory_mib).",
-    "draining": "The daemon was stopping: try again.",
-    LEFT: "The caller left before the answer, and its instance was killed: make the client wait longer than the "
-    "function's timeout, or call it detached.",
-    "internal-error": "A bug in Stoker: the daemon's log has the traceback.",
-}
+_LEFT_ADVICE = (
+    "The caller left before the answer, and its instance was killed: make the client wait longer than the function's "
+    "timeout, or call it detached."
+)
+
+
+UNKNOWN = "docs/reference/errors.md says what this error means."
 
 
 def advice(record: CallRecord, *, timeout_s: float = 0.0, memory_mib: int = 0) -> list[str]:
     """What to do next about this call, most important first; empty if nothing stands out."""
     found = []
     if record.error:
-        found.append(_ADVICE.get(record.error, "docs/reference/errors.md says what this error means."))
+        found.append(_LEFT_ADVICE if record.error == LEFT else CURES.get(record.error, UNKNOWN))
     if not record.error and timeout_s and record.handler_s > 0.8 * timeout_s:
         found.append(
             f"It took {record.handler_s:.1f} s of the {timeout_s:g} s that its timeout allows: the next one may be cut."

@@ -26,6 +26,8 @@ class Honoured:
     convert: Callable[[str], str]
     """The value in our unit; empty: Fn's "no limit" or default, which leaves ours as it is. ValueError: not a value."""
     unit: str
+    also: tuple[tuple[str, str], ...] = ()
+    """Further settings that it implies, with their values."""
 
 
 def _number(factor: float = 1.0) -> Callable[[str], str]:
@@ -64,6 +66,12 @@ def _port(text: str) -> str:
     return f"127.0.0.1:{text}"
 
 
+def _url(text: str) -> str:
+    if not re.match(r"https?://[^/]", text):
+        raise ValueError("must be an http or https URL")
+    return text
+
+
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def convert(text: str) -> str:
         if text not in allowed:
@@ -89,6 +97,7 @@ HONOURED: dict[str, Honoured] = {
     "FN_MAX_HDR_RESPONSE_SIZE": Honoured("limits.response_header_bytes_max", _number(), "bytes"),
     "FN_MAX_TOTAL_MEMORY_BYTES": Honoured("limits.memory_mib", _number(1 / 2**20), "bytes"),
     "FN_MAX_OPEN_FILES": Honoured("limits.open_files_max", _number(), "files"),
+    "FN_ZIPKIN_URL": Honoured("tracing.endpoint", _url, "URL", also=(("tracing.functions", "all"),)),
     "FN_MAX_PIDS": Honoured("limits.processes_max", _number(), "processes and threads"),
 }
 
@@ -144,8 +153,7 @@ REFUSED: dict[str, str] = {
     "FN_API_CORS_ORIGINS": "web pages of other origins may not call the API",
     "FN_API_CORS_HEADERS": "web pages of other origins may not call the API",
     "FN_RID_HEADER": "calls have an id of their own (Fn-Call-Id)",
-    "FN_ZIPKIN_URL": "tracing has settings of its own (docs/reference/config.md)",
-    "FN_JAEGER_URL": "tracing has settings of its own (docs/reference/config.md)",
+    "FN_JAEGER_URL": "Jaeger takes spans in Zipkin's form and in OTLP's: set tracing.endpoint",
     "FN_DISABLE_READONLY_ROOTFS": "the sandbox cannot be weakened for all functions at once",
     "FN_DISABLE_UNPRIVILEGED_CONTAINERS": "the sandbox cannot be weakened for all functions at once",
     "FN_DOCKER_NETWORKS": "the network is a setting of the application, not of the node",
@@ -183,9 +191,10 @@ def translate(environ: Mapping[str, str], read: Callable[[str], str]) -> tuple[d
                 converted = honoured.convert(value)
             except ValueError as exc:
                 raise ConfigError(f"{name}: {exc}, not {value[:200]!r}") from None
-            variable = f"STOKER_{honoured.setting.replace('.', '_').upper()}"
-            if converted and variable not in environ:
-                found[variable] = converted
+            for setting, text in ((honoured.setting, converted), *honoured.also):
+                variable = f"STOKER_{setting.replace('.', '_').upper()}"
+                if converted and variable not in environ:
+                    found[variable] = text
     return found, warnings
 
 

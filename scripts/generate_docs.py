@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import sys
 import textwrap
 from collections.abc import Callable
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from daemon import config, errors, permissions  # noqa: E402
+from daemon.cures import CURES  # noqa: E402
 from daemon.http import calls_api, detached_api, fn_api, iam_api, logs_api, oci_api, ops  # noqa: E402
 from daemon.http.views import Route  # noqa: E402
 from daemon.metrics import Metrics  # noqa: E402
@@ -119,7 +121,22 @@ happened here with the numbers, `call_id` names the call (also in the header `Fn
         ]
         for e in errors.leaves()
     ]  # fmt: skip
-    return page + table(["Code", "Status", "Fault", "Message", "When", "Worker", "OCI's code"], rows)
+    page += table(["Code", "Status", "Fault", "Message", "When", "Worker", "OCI's code"], rows)
+    page += "\n## What to do\n\n`stoker explain CODE` says the same.\n\n"
+    return page + table(["Code", "Next step"], [[f"`{e.code}`", CURES[e.code]] for e in errors.leaves()])
+
+
+def explanations() -> str:
+    """The same for ``stoker explain``, which does not import the daemon."""
+    found = {
+        e.code: {
+            "status": e.status, "fault": e.fault, "message": e.default_message, "oci_code": e.oci_code,
+            "when": " ".join((e.__doc__ or "").replace("``", "").split()), "next": CURES[e.code],
+            "instance_survives": e.instance_survives,
+        }
+        for e in errors.leaves()
+    }  # fmt: skip
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
 def metrics_page() -> str:
@@ -233,6 +250,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "metrics.md": metrics_page,
     "api.md": api_page,
     "policies.md": policies_page,
+    "../../cli/explanations.json": explanations,
 }
 
 if __name__ == "__main__":

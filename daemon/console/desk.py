@@ -167,7 +167,7 @@ class Desk:
 
     def live_logs_url(self, function_id: str) -> str:
         """Where the browser follows a function's log."""
-        return f"/stoker/v1/functions/{function_id}/logs?follow=true&tail=0"
+        return f"/stoker/v1/functions/{function_id}/logs/stream?tail=0"
 
     async def images(self) -> list[str]:
         """Names of the bundles that were pushed."""

@@ -11,8 +11,9 @@ from daemon.console import actions, charts, forms, function_page
 from daemon.console.desk import Desk
 from daemon.console.render import duration, page, see_other, size, static, when
 from daemon.console.sessions import COOKIE, SESSION_S
-from daemon.errors import NotFound, StokerError
-from daemon.http.views import ApiReply, ApiRequest, Handler, Route
+from daemon.cures import CURES
+from daemon.errors import NotAuthenticated, NotFound, StokerError
+from daemon.http.views import ApiReply, ApiRequest, Route
 from daemon.recorder import Question, time_of
 
 CALLS_SHOWN = 50
@@ -223,11 +224,16 @@ async def make_link(desk: Desk, request: ApiRequest) -> ApiReply:
     return ApiReply(body={"url": f"{request.base_url}{path}", "path": path})
 
 
-def sign_in_page() -> ApiReply:
-    """What somebody gets who is not signed in."""
+def error_page(error: StokerError) -> ApiReply:
+    """An error as a page: who sees it is a person."""
+    if isinstance(error, NotAuthenticated):
+        return page(
+            "message.html", status=error.status, here="", error=None, done="", heading="Sign in",
+            text="Run 'stoker console' on this machine: it prints a link that signs you in.", detail="",
+        )  # fmt: skip
     return page(
-        "message.html", status=401, here="", error=None, done="", heading="Sign in",
-        text="Run 'stoker console' on this machine: it prints a link that signs you in.", detail="",
+        "message.html", status=error.status, here="", error=None, done="",
+        heading=error.message[:1].upper() + error.message[1:], text=CURES.get(error.code, ""), detail=error.detail,
     )  # fmt: skip
 
 
@@ -243,26 +249,11 @@ _GET = [
     Route("GET", "/console/instances", instances, perm.NODE_READ),
     Route("GET", "/console/deadletters", dead_letters, perm.NODE_READ),
     Route("GET", "/console/node", node, perm.NODE_READ),
-    Route("POST", "/stoker/v1/console/links", make_link, perm.FUNCTION_LIST),
+    Route("POST", "/stoker/v1/console/links", make_link, perm.AUTHENTICATED),
 ]
 
 
-def _with_error_pages(handler: Handler) -> Handler:
-    """The handler, its errors as pages: who sees them is a person."""
-
-    async def answer(desk: Any, request: ApiRequest) -> ApiReply:
-        try:
-            return await handler(desk, request)
-        except StokerError as error:
-            return page(
-                "message.html", status=error.status, here="", error=None, done="",
-                heading=error.message[:1].upper() + error.message[1:], text="", detail=error.detail,
-            )  # fmt: skip
-
-    return answer
-
-
 ROUTES = [
-    replace(route, handler=_with_error_pages(route.handler)) if route.path.startswith("/console") else route
+    replace(route, errors=error_page) if route.path.startswith("/console") else route
     for route in [*_GET, *actions.ROUTES]
 ]

@@ -137,7 +137,7 @@ class Gate:
         if self.sessions is None or "authorization" in request.headers:
             return None
         if not request.path.startswith(CONSOLE_PATHS):
-            streams_logs = request.path.startswith("/stoker/v1/functions/") and request.path.endswith("/logs")
+            streams_logs = request.path.startswith("/stoker/v1/functions/") and request.path.endswith("/logs/stream")
             if not (streams_logs and request.method == "GET"):
                 return None
         for part in request.headers.get("cookie", "").split(";"):

@@ -24,6 +24,7 @@ SAMPLES = {
     "FN_HOT_START_TIMEOUT_MSECS": ("2500", 2.5), "FN_MAX_RESPONSE_SIZE": ("3000", 3000),
     "FN_MAX_HDR_RESPONSE_SIZE": ("4000", 4000), "FN_MAX_TOTAL_MEMORY_BYTES": ("2147483648", 2048),
     "FN_MAX_OPEN_FILES": ("99", 99), "FN_MAX_PIDS": ("17", 17),
+    "FN_ZIPKIN_URL": ("http://127.0.0.1:9411/api/v2/spans", "http://127.0.0.1:9411/api/v2/spans"),
 }  # fmt: skip
 
 
@@ -39,6 +40,7 @@ def test_every_honoured_setting_arrives() -> None:
     for name, (_, expected) in SAMPLES.items():
         section, _, key = fn_settings.HONOURED[name].setting.partition(".")
         assert getattr(getattr(made, section), key) == expected, name
+    assert made.tracing.functions == "all", "as Fn traces"
 
 
 def test_what_they_point_at_exists() -> None:

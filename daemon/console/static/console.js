@@ -35,7 +35,7 @@ for (const button of document.querySelectorAll("button[data-live]")) {
     button.setAttribute("aria-pressed", "true");
     button.textContent = "Following: stop";
     target.setAttribute("aria-live", "polite");
-    source.addEventListener("message", (event) => {
+    source.addEventListener("line", (event) => {
       try { show(JSON.parse(event.data)); } catch { /* a line that is not ours */ }
     });
     source.addEventListener("error", () => {
