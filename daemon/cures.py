@@ -56,6 +56,8 @@ CURES: dict[str, str] = {
     # No room just now.
     "queue-full": "More calls wait than limits.queue_max: the function is slower than its calls come. Call less at "
     "once, give the node more memory, or provision instances.",
+    "concurrency-limit": "As many calls run as the service limit allows: try again later, or raise the limit that the "
+    "message names in the daemon's configuration.",
     "node-busy": "No instance became free in time: 'stoker ps' shows what holds the node's memory; limits.memory_mib "
     "is how much there is. Try again after Retry-After.",
     "too-large-for-node": "Give the function less memory, or the node more (limits.memory_mib).",
