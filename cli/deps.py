@@ -217,7 +217,7 @@ def _evict(root: Path, *, keep: str) -> None:
                 if time.time() - used_at > LEFTOVER_S:
                     shutil.rmtree(path, ignore_errors=True)
                 continue
-            entries.append((used_at, sum(f.stat().st_size for f in path.iterdir()), path))
+            entries.append((used_at, sum(f.lstat().st_size for f in path.rglob("*")), path))
         except OSError:
             continue  # another run removes it
     total = sum(bytes_ for _, bytes_, _ in entries)

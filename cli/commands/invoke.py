@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.errors import CliError
-from cli.options import APP, FUNCTION, Settings, common
+from cli.options import Settings, common, complete_app, complete_function, key_values
 from cli.output import structured
 from cli.transport import CALL_S, Reply
 
 
 @click.command()
-@APP
-@FUNCTION
+@click.argument("app", required=False, shell_complete=complete_app)
+@click.argument("function", required=False, shell_complete=complete_function)
+@click.option(
+    "--local",
+    metavar="DIR",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Run the handler in DIR once, here, without a daemon.",
+)
+@click.option(
+    "--config",
+    "-c",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=key_values,
+    help="With --local: configuration besides func.yaml's; may be repeated.",
+)
 @click.option(
     "--data",
     "-d",
@@ -34,8 +49,10 @@ from cli.transport import CALL_S, Reply
 @click.pass_obj
 def invoke(
     settings: Settings,
-    app: str,
-    function: str,
+    app: str | None,
+    function: str | None,
+    local: Path | None,
+    config: dict[str, str],
     data: str | None,
     content_type: str,
     headers: tuple[str, ...],
@@ -53,9 +70,18 @@ def invoke(
       stoker invoke demo hello -d '{"name": "Ada"}'
       stoker invoke demo resize -d @photo.jpg --content-type image/jpeg > small.jpg
       stoker invoke demo report --detached
+      stoker invoke --local hello -d '{"name": "Ada"}'
     """
     body = _body(data)
     sent = [("Content-Type", content_type), *(_header(text) for text in headers)]
+    if local is not None:
+        if app is not None:
+            raise click.UsageError("--local runs the function in DIR: leave APP and FUNCTION out")
+        return _locally(settings, local, body, sent, config)
+    if app is None or function is None:
+        raise click.UsageError("APP and FUNCTION are missing; or run a function here with --local DIR")
+    if config:
+        raise click.UsageError("--config is for --local; 'stoker config set' changes a deployed function's")
     if detached:
         sent.append(("Fn-Invoke-Type", "detached"))
     found = settings.api.function(app, function)
@@ -71,12 +97,36 @@ def invoke(
         raise _failure(reply, app, function)
     if display_call_id or detached:
         click.echo(f"Call ID: {call_id}", err=not detached)
+    _show(reply.body)
+    return 0
+
+
+def _locally(
+    settings: Settings, directory: Path, body: bytes, headers: list[tuple[str, str]], config: dict[str, str]
+) -> int:
+    from cli import funcfile
+    from cli import local as runs
+    from cli.steps import Steps
+
+    outcome = runs.invoke(
+        directory, funcfile.load(directory), body=body, headers=headers, config=config, steps=Steps(quiet=True)
+    )
+    if not settings.for_people:
+        structured(_document(Reply(outcome.status, outcome.headers, outcome.body)), settings.form)
+        return 0 if outcome.status < 400 else 1
+    if outcome.status >= 400:
+        what = "cannot be imported" if outcome.at_import else "failed"
+        raise CliError(f"the function in {directory} {what} (status {outcome.status})", detail=outcome.traceback)
+    _show(outcome.body)
+    return 0
+
+
+def _show(body: bytes) -> None:
     out = sys.stdout.buffer
-    out.write(reply.body)
-    if reply.body and not reply.body.endswith(b"\n") and sys.stdout.isatty():
+    out.write(body)
+    if body and not body.endswith(b"\n") and sys.stdout.isatty():
         out.write(b"\n")  # the prompt starts on a line of its own; a pipe gets the bytes alone
     out.flush()
-    return 0
 
 
 def _body(data: str | None) -> bytes:
