@@ -36,6 +36,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "replay": ("calls", "Run a call again with the same headers and body, and print the function's answer."),
         "explain": ("explain", "Say what an error means, whose fault it is, and what to do."),
         "deadletter": ("deadletter", "Look at detached calls that failed for good, run them again, or delete them."),
+        "advise": ("advise", "Say how many instances of a function to keep warm, from the calls that came."),
         "ps": ("node", "List the instances that run."),
         "stats": ("node", "Show calls, starts, latency and memory of the node."),
     },

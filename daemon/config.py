@@ -277,6 +277,12 @@ class Records:
     """Largest request kept for ``stoker replay``, of functions that ask for it (``stoker.dev/record-bodies``)."""
     bodies_bytes_max: int = 64 * 2**20
     """Most bytes of kept requests; the oldest go first."""
+    series_seconds_s: float = 3600.0
+    """How long the time series keep points of one second."""
+    series_minutes_s: float = 7 * 86_400.0
+    """How long they keep points of one minute."""
+    series_hours_s: float = 400 * 86_400.0
+    """How long they keep points of one hour."""
 
     def __post_init__(self) -> None:
         positive("records", self)

@@ -51,6 +51,7 @@ class MetricDoc:
 
 
 _FN = ("app", "function")
+_OCI = ("application_id", "resource_id", "resource_display_name")
 METRICS = (
     MetricDoc("stoker_info", "gauge", ("version",), "Always 1; the label is Stoker's version."),
     MetricDoc("stoker_uptime_seconds", "gauge", (), "Time since the daemon was ready."),
@@ -96,6 +97,31 @@ METRICS = (
     MetricDoc(
         "stoker_call_records_dropped_total", "counter", (),
         "Records of calls that were lost: they came faster than they could be written, or the disk refused them.",
+    ),
+    MetricDoc(
+        "oci_faas_function_invocation_count_total", "counter", (*_OCI, "invoke_type"),
+        "OCI's FunctionInvocationCount: calls that ended. invoke_type: Sync, Detached.",
+    ),
+    MetricDoc(
+        "oci_faas_function_execution_duration_seconds_total", "counter", (*_OCI, "invoke_type"),
+        "OCI's FunctionExecutionDuration, summed up: divide its increase by that of the count.",
+    ),
+    MetricDoc(
+        "oci_faas_function_response_count_total", "counter", (*_OCI, "invoke_type", "response_type", "error_code"),
+        "OCI's FunctionResponseCount. response_type: Success, Error (with OCI's error_code), Throttled.",
+    ),
+    MetricDoc(
+        "oci_faas_allocated_total_concurrency_bytes", "gauge", _OCI,
+        "OCI's AllocatedTotalConcurrency: memory of all instances.",
+    ),
+    MetricDoc(
+        "oci_faas_allocated_provisioned_concurrency_bytes", "gauge", _OCI,
+        "OCI's AllocatedProvisionedConcurrency: memory of the floor's instances.",
+    ),
+    MetricDoc(
+        "oci_faas_function_detached_deliveries_total", "counter",
+        (*_OCI, "response_type", "destination_type", "status"),
+        "OCI's FunctionDetachedDeliveries. response_type: Success, Failure.",
     ),
     MetricDoc("stoker_connections", "gauge", (), "Open client connections."),
     MetricDoc("stoker_connections_accepted_total", "counter", (), "Client connections accepted."),

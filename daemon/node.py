@@ -91,6 +91,41 @@ class Node:
         """One function's instances, queue and PCU; None if it has none."""
         return self._supervisor.scheduler.pool(function_id)
 
+    def pools(self) -> dict[str, PoolView]:
+        """All functions' instances, queues and PCUs, by function id."""
+        return {view.function_id: view for view in self._supervisor.scheduler.pools()}
+
+    def instance_bytes(self, function_id: str) -> float | None:
+        """What an instance of the function holds on average; None without any that was measured."""
+        slots = self._supervisor.slots.values()
+        held = [slot.memory_bytes for slot in slots if slot.plan.function_id == function_id and slot.memory_bytes]
+        return sum(held) / len(held) if held else None
+
+    def gauges(self) -> dict[str, dict[str, float]]:
+        """The numbers of this moment for the time series: of functions that have any, and of the node (empty id)."""
+        memory: dict[str, int] = {}
+        for slot in self._supervisor.slots.values():
+            memory[slot.plan.function_id] = memory.get(slot.plan.function_id, 0) + slot.memory_bytes
+        found: dict[str, dict[str, float]] = {}
+        for pool in self._supervisor.scheduler.pools():
+            if any(pool.instances.values()) or pool.queue or pool.pcu.requested:
+                found[pool.function_id] = {
+                    **{state: float(count) for state, count in pool.instances.items()},
+                    "queue": float(pool.queue),
+                    "pcu_requested": float(pool.pcu.requested),
+                    "pcu_allocated": float(pool.pcu.allocated),
+                    "pcu_available": float(pool.pcu.available),
+                    "memory_bytes": float(memory.get(pool.function_id, 0)),
+                    "reserved_mib": float(pool.held_mib),
+                }
+        totals: dict[str, float] = {}
+        for values in found.values():
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + value
+        if totals:
+            found[""] = totals
+        return found
+
     def view(self) -> NodeView:
         """Memory, instances, templates."""
         return self._supervisor.scheduler.node()

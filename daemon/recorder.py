@@ -105,6 +105,7 @@ class Recorder:
         self.recorded = 0
         self._log = log
         self._pending: list[Finished] = []
+        self._digested: list[CallRecord] = []
         self._pending_max = settings.pending_max
         self._bodies: list[tuple[str, str, float, str, bytes]] = []
         self._bodies_bytes = 0
@@ -185,25 +186,33 @@ class Recorder:
                 due_s = trio.current_time() + TRIM_S
                 await self._trim()
 
+    def digest(self) -> None:
+        """Make records of what came, and tell the subscribers. Does not write: see `flush`."""
+        if not self._pending:
+            return
+        raws, self._pending = self._pending, []
+        wall_s = time.time() - trio.current_time()
+        records = [record_of(raw, wall_s=wall_s) for raw in raws]
+        self._digested += records
+        for callback in self._subscribers:
+            try:
+                callback(records)
+            except Exception:
+                self._log.exception("a subscriber of call records failed")
+
     async def flush(self) -> None:
         """Write what is in memory. Trouble with the disk is logged; the records are then lost and counted."""
         if self._file is None:
             return
         async with self._flushing:
-            raws, self._pending = self._pending, []
+            self.digest()
+            records, self._digested = self._digested, []
             bodies, self._bodies, self._bodies_bytes = self._bodies, [], 0
             writes, self._writes = self._writes, {}
-            if not (raws or bodies or writes):
+            if not (records or bodies or writes):
                 return
-            wall_s = time.time() - trio.current_time()
-            records = [record_of(raw, wall_s=wall_s) for raw in raws]
             if writes:
                 records = [r._replace(write_s=writes.pop(r.id)) if r.id in writes else r for r in records]
-            for callback in self._subscribers:
-                try:
-                    callback(records)
-                except Exception:
-                    self._log.exception("a subscriber of call records failed")
             try:
                 await self.file.write(partial(self._store, records, bodies, writes))
                 self.recorded += len(records)

@@ -24,6 +24,7 @@ import psutil
 import trio
 
 from daemon import VERSION, systemd
+from daemon.advice import Advisor
 from daemon.bundles import BundleStore
 from daemon.catalog import Catalog
 from daemon.config import Config, ConfigError, Limits
@@ -36,7 +37,7 @@ from daemon.destinations import make_outbox, may_call_of
 from daemon.detached import Detached
 from daemon.detached_metrics import DetachedMetrics
 from daemon.doctor import cgroup_fact, check, diagnose
-from daemon.http import calls_api, detached_api, doctor_api, fn_api, iam_api, logs_api, oci_api, ops
+from daemon.http import calls_api, detached_api, doctor_api, fn_api, iam_api, logs_api, oci_api, ops, series_api
 from daemon.http.app import make_app
 from daemon.http.authorise import CallGate, Gate
 from daemon.http.calls_api import CallsService
@@ -57,10 +58,11 @@ from daemon.model import Ids
 from daemon.node import Node
 from daemon.oci.compose import make_oci
 from daemon.placement import Placement, open_placement
-from daemon.record_metrics import RecordMetrics
+from daemon.record_metrics import OciMetrics, RecordMetrics
 from daemon.recorder import Recorder
 from daemon.registry import Registry
 from daemon.sandbox import Sandbox
+from daemon.series import Series
 from daemon.store import records
 from daemon.store.database import Database, DatabaseError
 from daemon.supervisor import Supervisor
@@ -154,6 +156,9 @@ async def _serve(
             bundles=bundles, supervisor=supervisor, launcher=launcher, log_book=log_book, metrics=metrics,
             interpreters=interpreters,
         )  # fmt: skip
+        series = Series(recorder, config.records, node.gauges, log=log)
+        advisor = Advisor(recorder, config.pcu, node.instance_bytes)
+        oci_metrics = OciMetrics(recorder, catalog, node.pools, lambda: outbox.counts)
         oci = make_oci(config.oci, registry, database, bundles, interpreters, ids, log=log)
         route = make_route(catalog, invoker, ids, detached, CallGate(iam.identity) if enforce else None)
         gate, sessions = Gate(iam, enforce=enforce), Sessions(trio.current_time)
@@ -174,6 +179,7 @@ async def _serve(
                     (oci_api.ROUTES, oci),
                     (calls_api.ROUTES, CallsService(catalog, recorder, invoker, ids)),
                     (logs_api.ROUTES, logs_api.LogsService(catalog, log_book, sinks)),
+                    (series_api.ROUTES, series_api.SeriesService(catalog, series, advisor, oci_metrics)),
                     (detached_api.ROUTES, DetachedService(catalog, database, detached, outbox)),
                     (console.ROUTES, desk),
                     (doctor_api.ROUTES, doctor),
@@ -191,11 +197,13 @@ async def _serve(
         )
         front_door.on_slow_reply = recorder.wrote
         node.front_door = front_door
-        node.sources.append(RecordMetrics(recorder, sinks).samples)
+        node.sources.append(RecordMetrics(recorder, sinks, oci_metrics).samples)
         node.sources.append(doctor.samples)
         node.sources.append(DetachedMetrics(database, catalog, detached, outbox).samples)
         async with trio.open_nursery() as nursery:
             await nursery.start(sinks.run)
+            if config.records.enabled:
+                await nursery.start(series.run)
             await nursery.start(launcher.run)
             await nursery.start(supervisor.run)
             await nursery.start(janitor.run)

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from daemon import config, errors, permissions  # noqa: E402
 from daemon.cures import CURES  # noqa: E402
-from daemon.http import calls_api, detached_api, fn_api, iam_api, logs_api, oci_api, ops  # noqa: E402
+from daemon.http import calls_api, detached_api, fn_api, iam_api, logs_api, oci_api, ops, series_api  # noqa: E402
 from daemon.http.views import Route  # noqa: E402
 from daemon.metrics import Metrics  # noqa: E402
 
@@ -177,6 +177,7 @@ Limits: body `http.body_bytes_max`, answer `limits.response_bytes_max`, headers 
     page += "\n## Stoker's own API\n\n" + routes(ops.ROUTES)
     page += "\n## Calls that have ended\n\nSee [how to observe](../how-to/observe.md).\n\n" + routes(calls_api.ROUTES)
     page += "\n## Logs of many functions\n\n" + routes(logs_api.ROUTES)
+    page += "\n## Charts and advice\n\n" + routes(series_api.ROUTES)
     page += "\n## Detached calls\n\nSee [how to call without waiting](../how-to/detached.md).\n\n" + routes(
         detached_api.ROUTES
     )

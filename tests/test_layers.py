@@ -49,6 +49,8 @@ FLOORS = {
     "daemon.interpreters": 3,
     "daemon.store": 3,
     "daemon.recorder": 3,
+    "daemon.advice": 4,
+    "daemon.series": 3,
     "daemon.record_metrics": 4,
     "daemon.logs": 3,
     "daemon.loglines": 2,

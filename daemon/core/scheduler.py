@@ -304,7 +304,7 @@ class Scheduler:
 
     def pools(self) -> list[views.PoolView]:
         """All functions."""
-        return [views.pool_view(self._node, pool) for pool in self._pools.values()]
+        return views.pool_views(self._node)
 
     def pool(self, function_id: str) -> views.PoolView | None:
         """One function; None: there is none."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from daemon.core.instance import Instance, State
 from daemon.core.node import Node
 from daemon.core.pcu import PcuStatus, pcu_status
-from daemon.core.pool import Pool
+from daemon.core.pool import Pool, Revision
 
-__all__ = ["InstanceView", "NodeView", "PoolView", "instance_view", "node_view", "pool_view", "readable"]
+__all__ = ["InstanceView", "NodeView", "PoolView", "instance_view", "node_view", "pool_view", "pool_views", "readable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +89,21 @@ def instance_view(instance: Instance) -> InstanceView:
     )
 
 
+def pool_views(node: Node) -> list[PoolView]:
+    """Copies of all functions, in one pass over the revisions."""
+    revisions: dict[str, list[Revision]] = {}
+    for revision in node.revisions.values():
+        revisions.setdefault(revision.pool.function_id, []).append(revision)
+    return [_pool_view(pool, revisions.get(pool.function_id, [])) for pool in node.pools.values()]
+
+
 def pool_view(node: Node, pool: Pool) -> PoolView:
     """A copy of what people may know of a function."""
+    return _pool_view(pool, [r for r in node.revisions.values() if r.pool is pool] if pool.instances else [])
+
+
+def _pool_view(pool: Pool, mine: list[Revision]) -> PoolView:
     live = pool.live
-    mine = [r for r in node.revisions.values() if r.pool is pool] if pool.instances else []
     states = [instance.state for revision in mine for instance in revision.instances.values()]
     answered = pool.answered + sum(i.calls for revision in mine for i in revision.instances.values())
     running = sum(state is State.BUSY for state in states)

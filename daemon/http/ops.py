@@ -93,6 +93,9 @@ class Node(bundle_api.Store, Protocol):
     def pool(self, function_id: str) -> PoolView | None:
         """One function's instances, queue and PCU; None if it has none."""
 
+    def pools(self) -> dict[str, PoolView]:
+        """All functions that have any of that, by their id: what costs as little for all as for one is asked once."""
+
     def view(self) -> NodeView:
         """Memory, instances, templates."""
 
@@ -138,12 +141,16 @@ def _names(catalog: Catalog, function_id: str) -> tuple[str, str] | None:
 
 def gauges(node: Node) -> Gauges:
     """The node's numbers of this moment, for Prometheus."""
-    view, connections = node.view(), node.connections()
+    view, connections, pools = node.view(), node.connections(), node.pools()
     return Gauges(
         version=VERSION,
         uptime_s=node.uptime_s,
         draining=node.draining,
-        functions=[gauge for function in node.catalog.functions.values() if (gauge := _gauges_of(node, function))],
+        functions=[
+            gauge
+            for function in node.catalog.functions.values()
+            if (gauge := _gauges_of(node, function, pools.get(function.id)))
+        ],
         memory_reserved_mib=view.used_mib,
         memory_limit_mib=view.memory_mib,
         templates=view.templates,
@@ -156,8 +163,8 @@ def gauges(node: Node) -> Gauges:
     )
 
 
-def _gauges_of(node: Node, function: Function) -> FunctionGauges | None:
-    app, pool = node.catalog.app(function.app_id), node.pool(function.id)
+def _gauges_of(node: Node, function: Function, pool: PoolView | None) -> FunctionGauges | None:
+    app = node.catalog.app(function.app_id)
     if app is None or pool is None:
         return None
     return FunctionGauges(

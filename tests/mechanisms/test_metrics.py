@@ -33,8 +33,15 @@ FULL = Gauges(
         ("stoker_detached_attempts_total", ("app", "one", "retried"), 2), ("stoker_dead_letters", ("app", "one"), 3),
         ("stoker_deliveries_total", ("app", "one", "success", "HTTP", "delivered"), 4),
         ("stoker_deliveries_pending", (), 1), ("stoker_spans_total", ("sent",), 5),
+        ("stoker_sandbox_level", ("A",), 1), ("stoker_sandbox_mechanism", ("landlock",), 1),
         ("stoker_log_lines_sent_total", (), 7), ("stoker_log_lines_unsent_total", (), 1),
         ("stoker_call_records_total", (), 7), ("stoker_call_records_dropped_total", (), 1),
+        ("oci_faas_function_invocation_count_total", ("a", "f", "one", "Sync"), 1),
+        ("oci_faas_function_execution_duration_seconds_total", ("a", "f", "one", "Sync"), 1),
+        ("oci_faas_function_response_count_total", ("a", "f", "one", "Sync", "Success", ""), 1),
+        ("oci_faas_allocated_total_concurrency_bytes", ("a", "f", "one"), 1),
+        ("oci_faas_allocated_provisioned_concurrency_bytes", ("a", "f", "one"), 1),
+        ("oci_faas_function_detached_deliveries_total", ("a", "f", "one", "Success", "HTTP", "delivered"), 1),
     ],
 )  # fmt: skip
 

@@ -56,14 +56,20 @@ class FakeNode:
     metrics: Metrics = field(default_factory=Metrics)
     interpreters: Interpreters = field(default_factory=lambda: Interpreters({}))
     running: list[InstanceInfo] = field(default_factory=list)
-    pools: dict[str, PoolView] = field(default_factory=dict)
+    pools_by_id: dict[str, PoolView] = field(default_factory=dict)
     restarted: list[str] = field(default_factory=list)
 
     def instances(self) -> list[InstanceInfo]:
         return self.running
 
     def pool(self, function_id: str) -> PoolView | None:
-        return self.pools.get(function_id)
+        return self.pools_by_id.get(function_id)
+
+    def pools(self) -> dict[str, PoolView]:
+        return self.pools_by_id
+
+    def sandbox(self) -> dict[str, Any]:
+        return {"level": "A"}
 
     def view(self) -> NodeView:
         return NodeView(
@@ -135,15 +141,18 @@ async def pieces(data: bytes, size: int = 50) -> AsyncIterator[bytes]:
 
 class TestNode:
     async def test_health(self, api: Api) -> None:
-        assert await api.json("GET", "/health") == {"status": "ok", "version": "0.1.0", "uptime_s": 12.5}
+        assert await api.json("GET", "/health") == {
+            "status": "ok", "version": "0.1.0", "uptime_s": 12.5, "sandbox": "A",
+        }  # fmt: skip
         api.node.draining = True
         assert (await api.json("GET", "/health", status=503))["status"] == "draining"
 
     async def test_metrics_name_the_functions(self, api: Api) -> None:
         await api.json("PUT", "/stoker/v1/bundles/f:1", GOOD)
         function_id = await api.function()
-        api.node.pools[function_id] = POOL
+        api.node.pools_by_id[function_id] = POOL
         api.node.metrics.observe_answer(function_id, Answer(status=200, headers=[], body=b"", handler_s=0.1))
+        api.node.pool = None  # type: ignore[method-assign, assignment]  # not asked for one by one
         reply = await api.send("GET", "/metrics")
         text = reply.encode().decode()
         assert (reply.type() or "").startswith("text/plain; version=")
@@ -311,7 +320,7 @@ class TestFunctions:
         assert (status["id"], status["name"], status["app"], status["pool"]) == (function_id, "f", "a", None)
         assert status["start"] == {"setting": "auto", "forkable": False, "reason": "two threads after the import"}
         assert (status["version"]["number"], status["version"]["memory"], status["version"]["live"]) == (1, 256, True)
-        api.node.pools[function_id] = POOL
+        api.node.pools_by_id[function_id] = POOL
         pool = (await api.json("GET", f"/stoker/v1/functions/{function_id}"))["pool"]
         assert (pool["instances"], pool["queue"], pool["reuses"]) == ({"idle": 1, "busy": 2}, 3, 9)
         assert pool["first_calls"] == {"fork": 2, "spare": 1}
