@@ -10,6 +10,11 @@ from collections.abc import Iterable
 
 from daemon.model import App, Compartment, Function, Trigger
 
+MATCH = "stoker.dev/match"
+"""Annotation of a trigger or function: ``exact`` (as Fn) or ``prefix``, then paths below the source are its, too."""
+PREFIX_SEGMENTS_MAX = 64
+"""A path deeper than this is not looked for above."""
+
 
 class Catalog:
     """Compartments, apps, functions and triggers by id, and triggers by where they listen."""
@@ -83,12 +88,35 @@ class Catalog:
         return [self.functions[function_id] for function_id in self._functions_of.get(app_id, ())]
 
     def trigger(self, app_name: str, source: str) -> tuple[App, Trigger] | None:
-        """The trigger that listens at ``/t/{app_name}{source}``: exact equality, no wildcards."""
+        """The trigger that listens at ``/t/{app_name}{source}``.
+
+        Exact equality, as in Fn; else the nearest one above whose own annotation, or whose function's, says ``prefix``.
+        """
         app = self.app_named(app_name)
         if app is None:
             return None
         trigger_id = self._sources.get((app.id, source))
-        return None if trigger_id is None else (app, self.triggers[trigger_id])
+        if trigger_id is None:
+            return self._above(app, source)
+        return (app, self.triggers[trigger_id])
+
+    def _above(self, app: App, source: str) -> tuple[App, Trigger] | None:
+        path = source
+        for _ in range(PREFIX_SEGMENTS_MAX):
+            path, slash, _rest = path.rpartition("/")
+            if not slash:
+                return None
+            for candidate in (path + "/", path):
+                trigger_id = self._sources.get((app.id, candidate))
+                if trigger_id is not None and self._matches_prefix(self.triggers[trigger_id]):
+                    return (app, self.triggers[trigger_id])
+        return None
+
+    def _matches_prefix(self, trigger: Trigger) -> bool:
+        own = trigger.annotations.get(MATCH)
+        if own is None and (function := self.functions.get(trigger.fn_id)) is not None:
+            own = function.annotations.get(MATCH)
+        return own == "prefix"
 
     def put_app(self, app: App) -> None:
         """Add an app or replace the one with its id; names are immutable."""

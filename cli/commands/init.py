@@ -150,6 +150,8 @@ def _func_yaml(
         lines.append(f"idle_timeout: {idle_timeout}")
     if found is not None and found.adapter:
         lines += ["annotations:", f"  stoker.dev/adapter: {found.adapter}"]
+        if trigger is not None and found.adapter in ("wsgi", "asgi"):  # all of its routes, at /t/APP/NAME
+            lines += ["  stoker.dev/match: prefix", "config:", f"  STOKER_ROOT_PATH: /{name}"]
     if trigger is not None:
         lines += ["triggers:", f"- name: {name}", f"  type: {trigger}", f"  source: /{name}"]
     return "\n".join(lines) + "\n"

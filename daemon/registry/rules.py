@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from daemon.catalog import MATCH
 from daemon.core import detached_settings
 from daemon.errors import BadRequest, InvalidFunction, LimitExceeded
 from daemon.model import ADAPTERS, App, Function, Trigger
@@ -120,6 +121,8 @@ def check_trigger(trigger: Trigger) -> None:
 
 def check_annotations(annotations: Mapping[str, Any]) -> None:
     """Raise BadRequest with Fn's text if a key or value is not allowed, or there are too many."""
+    if annotations.get(MATCH, "exact") not in ("exact", "prefix"):
+        raise BadRequest(f"annotation {MATCH} must be exact or prefix, not {annotations[MATCH]!r}")
     for key, value in annotations.items():
         if not _ANNOTATION_KEY.fullmatch(key):
             raise BadRequest(

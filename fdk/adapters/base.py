@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 ROOT_VARIABLE = "STOKER_ROOT_PATH"
-"""Configuration: the part of the path that belongs to where the app is mounted; the default is ``/t/APP``."""
+"""Configuration: the path at which the app is mounted, below ``/t/APP`` unless it begins with ``/t/``."""
 _H = "fn-http-h-"
 _FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "keep-alive", "upgrade"})
 _OURS = ("fn-call-id", "fn-deadline", "fn-intent", "fn-http-method", "fn-http-request-url")
@@ -200,10 +200,9 @@ def import_handler(path: str, handler_name: str) -> tuple[ModuleType, Any]:
 
 
 def _root(path: str) -> str:
-    root = os.environ.get(ROOT_VARIABLE)
-    if root is None:
-        root = f"/t/{os.environ.get(constants.FN_APP_NAME, '')}"
-    root = root.rstrip("/")
+    root = os.environ.get(ROOT_VARIABLE, "").rstrip("/")
+    if not root.startswith("/t/"):
+        root = f"/t/{os.environ.get(constants.FN_APP_NAME, '')}{root}"
     return root if path == root or path.startswith(root + "/") else ""
 
 

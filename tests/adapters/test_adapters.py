@@ -189,6 +189,21 @@ def test_a_root_of_ones_own(shared_daemon: Daemon, deploy: Callable[..., Deploye
     assert (found["path"], found["root"]) == ("/items/pen", "/t/a-wsgi-app/shop")
 
 
+def test_a_whole_application_behind_one_trigger(shared_daemon: Daemon, deploy: Callable[..., Deployed]) -> None:
+    deploy("wsgi", "flask_app.py", "app")
+    body = {"name": "whole", "app_id": shared_daemon.app("a-wsgi-app"), "image": "a-wsgi-app:1", "memory": 256}
+    settings = {"config": {"STOKER_ROOT_PATH": "/whole"}, "annotations": {"stoker.dev/match": "prefix"}}
+    made = shared_daemon.api("POST", "/v2/fns", {**body, **settings})
+    trigger = {"app_id": body["app_id"], "fn_id": made["id"], "name": "whole", "type": "http", "source": "/whole"}
+    shared_daemon.api("POST", "/v2/triggers", trigger)
+    found = shared_daemon.request("GET", "/t/a-wsgi-app/whole/items/a%20pen?x=1").json
+    assert (found["path"], found["root"]) == ("/items/a pen", "/t/a-wsgi-app/whole")
+    assert found["here"] == "/t/a-wsgi-app/whole/items/a%20pen", "links that it makes are right"
+    assert shared_daemon.request("GET", "/t/a-wsgi-app/whole/nothing").status == 204
+    assert shared_daemon.request("GET", "/t/a-wsgi-app/whole/no/such").status == 404
+    assert shared_daemon.request("GET", "/t/a-wsgi-app/wholesale").json["message"] != "Not Found", "not ours"
+
+
 def test_google_http(deploy: Callable[..., Deployed]) -> None:
     function = deploy("google-http", "google_main.py", "hello")
     requests = [
@@ -306,6 +321,58 @@ def test_a_missing_framework_is_named(shared_daemon: Daemon, bundled: Bundled) -
     reply = shared_daemon.request("POST", "/v2/fns", json.dumps(body))
     assert reply.status == 422
     assert "add the line 'functions-framework' to requirements.txt" in reply.json["detail"]
+
+
+MISBEHAVING = """
+import os, sys
+
+def app(environ, start_response):
+    what = environ["PATH_INFO"].rpartition("/")[2]
+    headers = [("Content-Type", "text/plain")]
+    if what == "injected":
+        headers.append(("X-A", "1\\r\\nSet-Cookie: stolen=1"))
+    if what == "name":
+        headers.append(("X A", "1"))
+    if what == "framing":
+        headers += [("Content-Length", "5"), ("Transfer-Encoding", "chunked"), ("Connection", "close")]
+    if what == "exit":
+        sys.exit(3)
+    if what == "timeout":
+        raise TimeoutError("too slow")
+    start_response({"status": "99 x", "words": "fine"}.get(what, "200 OK"), headers)
+    if what == "large":
+        return [b"x" * 2**20] * 7
+    if what == "midway":
+        return (int(part) for part in ("1", "x"))
+    if what == "modules":
+        return [repr(sorted(m for m in sys.modules if m.startswith("fdk.adapters"))).encode()]
+    return [b"fine"]
+"""
+
+
+def test_what_an_application_may_do_wrong_stays_its_own(shared_daemon: Daemon) -> None:
+    settings = {"annotations": {"stoker.dev/adapter": "wsgi", "stoker.dev/match": "prefix"}}
+    source = MISBEHAVING.replace("def app", "def handler")
+    function_id = shared_daemon.deploy("wrong", source, app="wrong", **settings)
+    trigger = {"app_id": shared_daemon.app("wrong"), "fn_id": function_id, "name": "t", "type": "http", "source": "/w"}
+    shared_daemon.api("POST", "/v2/triggers", trigger)
+    codes = {}
+    for what in ("injected", "name", "framing", "exit", "timeout", "status", "words", "large", "midway"):
+        reply = shared_daemon.request("GET", f"/t/wrong/w/{what}")
+        codes[what] = reply.status, reply.json["code"] if reply.status >= 400 else reply.body
+        assert "set-cookie" not in reply.headers
+        again = shared_daemon.request("GET", "/t/wrong/w/fine")
+        assert (again.status, again.body) == (200, b"fine"), f"after {what}"
+    assert codes == {
+        "injected": (502, "invalid-response"), "name": (502, "invalid-response"), "framing": (200, b"fine"),
+        "exit": (502, "function-crashed"), "timeout": (504, "handler-timeout"), "status": (502, "invalid-response"),
+        "words": (502, "function-failed"), "large": (502, "response-too-large"), "midway": (502, "function-failed"),
+    }  # fmt: skip
+
+
+def test_an_ordinary_function_never_imports_an_adapter(shared_daemon: Daemon) -> None:
+    source = "import sys\ndef handler(ctx, data=None):\n    return repr([m for m in sys.modules if 'adapters' in m])\n"
+    assert shared_daemon.invoke(shared_daemon.deploy("plain", source)).body == b"[]"
 
 
 def test_the_daemon_knows_the_adapters() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.catalog import Catalog
+from daemon.catalog import MATCH, Catalog
 from daemon.model import App, Function, Trigger, Version
 
 APPS = [App(id=f"A{n}", name=f"app{n}") for n in range(2)]
@@ -93,3 +93,38 @@ def test_what_is_not_there_is_none() -> None:
     assert (catalog.app("x"), catalog.app_named("x"), catalog.function("x"), catalog.functions_of("x")) == (
         None, None, None, [],
     )  # fmt: skip
+
+
+def test_a_prefix_is_matched_where_an_annotation_says_so() -> None:
+    catalog = Catalog()
+    catalog.put_app(App(id="a", name="shop"))
+    live = Version(function_id="f", number=1, image="i:1", digest="")
+    catalog.put_function(Function(id="f", app_id="a", name="f", live=live))
+    catalog.put_function(Function(id="g", app_id="a", name="g", live=live, annotations={MATCH: "prefix"}))
+
+    def put(name: str, fn_id: str, source: str, **annotations: str) -> None:
+        values = {MATCH: annotations["match"]} if annotations else {}
+        catalog.put_trigger(Trigger(id=name, name=name, app_id="a", fn_id=fn_id, source=source, annotations=values))
+
+    put("exact", "f", "/x")
+    put("prefix", "f", "/p", match="prefix")
+    put("inner", "f", "/p/in", match="exact")
+    put("by function", "g", "/g/")
+    put("not by function", "g", "/n", match="exact")
+
+    def found(path: str) -> str | None:
+        hit = catalog.trigger("shop", path)
+        return None if hit is None else hit[1].id
+
+    assert {path: found(path) for path in (
+        "/x", "/x/y", "/p", "/p/", "/p/a/b", "/pp", "/p/in", "/p/in/side", "/g/", "/g/x", "/g", "/n", "/n/x", "", "/",
+        "//p",
+    )} == {
+        "/x": "exact", "/x/y": None, "/p": "prefix", "/p/": "prefix", "/p/a/b": "prefix", "/pp": None, "/p/in": "inner",
+        "/p/in/side": "prefix", "/g/": "by function", "/g/x": "by function", "/g": None, "/n": "not by function",
+        "/n/x": None, "": None, "/": None, "//p": None,
+    }  # fmt: skip
+    assert found("/p" + "/x" * 64) == "prefix"
+    assert found("/p" + "/x" * 65) is None, "the walk is bounded"
+    put("root", "f", "/", match="prefix")
+    assert (found("/y"), found("/y/z"), found("/x"), found("/x/y")) == ("root", "root", "exact", "root")
