@@ -136,6 +136,8 @@ class Invoker:
         while True:
             instance_id = scheduler.take(function.id, call_id, now_s=now_s)
             if instance_id is None:
+                if function.state == "creating":  # OCI's clients try again by themselves
+                    raise errors.IncorrectState("the function is being created: try again when that is done")
                 if function.state != "active":
                     text = f"the function is {function.state}"
                     missing = errors.BundleMissing(

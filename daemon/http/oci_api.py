@@ -25,6 +25,7 @@ from daemon.oci.service import Oci
 from daemon.permissions import Permission
 from daemon.registry import AppChange
 from daemon.store import records
+from daemon.store.work_records import WorkRequest
 
 WORK_REQUEST = "opc-work-request-id"
 NEWER = VERSIONS[1]
@@ -178,29 +179,31 @@ WORK_STATES = (
 
 async def get_work_request(oci: Oci, request: ApiRequest) -> ApiReply:
     """GetWorkRequest"""
-    return ApiReply(body=forms.work_request(await oci.work_request(_work_id(request))))
+    return ApiReply(body=forms.work_request(await _work(oci, request)))
 
 
 async def list_work_request_errors(oci: Oci, request: ApiRequest) -> ApiReply:
     """ListWorkRequestErrors: what went wrong, with the traceback"""
-    work = await oci.work_request(_work_id(request))
+    work = await _work(oci, request)
     return _entries(request, [forms.work_request_error(entry) for entry in work.errors])
 
 
 async def list_work_request_logs(oci: Oci, request: ApiRequest) -> ApiReply:
     """ListWorkRequestLogs"""
-    work = await oci.work_request(_work_id(request))
+    work = await _work(oci, request)
     return _entries(request, [forms.work_request_log(entry) for entry in work.logs])
 
 
 async def cancel_work_request(oci: Oci, request: ApiRequest) -> ApiReply:
     """CancelWorkRequest: a deploy cannot be stopped half-way, so this is always refused"""
-    work = await oci.work_request(_work_id(request))
+    work = await _work(oci, request)
     raise Conflict(f"work request {request.params['work_request_id']} cannot be cancelled: it is {work.status}")
 
 
-def _work_id(request: ApiRequest) -> str:
-    return ocid.id_of(request.params["work_request_id"], ocid.WORK_REQUEST)
+async def _work(oci: Oci, request: ApiRequest) -> WorkRequest:
+    work = await oci.work_request(ocid.id_of(request.params["work_request_id"], ocid.WORK_REQUEST))
+    request.access.require(perm.FUNCTION_LIST.in_compartment(), work.compartment_id)
+    return work
 
 
 def _entries(request: ApiRequest, items: list[Form]) -> ApiReply:
