@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import measure_bounds, measure_cold, measure_memory, measure_warm, peers, stoker, wrk
+from bench import measure_bounds, measure_cold, measure_memory, measure_records, measure_warm, peers, stoker, wrk
 from bench.budgets import Figure, as_json, unmeasured
 from bench.chart import svg
 from bench.machine import conditions
@@ -94,6 +94,9 @@ def measure(plan: Plan, scratch: Path) -> tuple[list[Figure], str]:
         heavy = measure_cold.deploy_with_imports(daemon)
         cold = measure_cold.measure(daemon, hello, heavy, count=plan.cold, heavy_count=plan.cold_heavy, say=_say)
         figures = measure_warm.figures(warm)
+        _say("records: with and without; log search")
+        figures.append(measure_records.records(rounds=plan.rounds, seconds=plan.seconds, scratch=scratch))
+        figures += measure_records.log_search(rounds=plan.slow, scratch=scratch)
         figures += _cold(daemon, hello, cold, plan, scratch)
         figures += _memory(daemon, hello, heavy, scratch)
         figures += _bounds(daemon, cold.python_ms, plan, scratch)

@@ -156,8 +156,8 @@ def source(name: str) -> str:
 
 
 @contextlib.contextmanager
-def running(scratch: Path, *, name: str = "stokerd") -> Iterator[Stoker]:
-    """Start stokerd with its default configuration on a free port; it and all of its processes are gone at the end.
+def running(scratch: Path, *, name: str = "stokerd", environment: dict[str, str] | None = None) -> Iterator[Stoker]:
+    """Start stokerd with its default configuration, but for the variables given, on a free port; it and all of its processes are gone at the end.
 
     Raises:
       BenchError: it did not get ready.
@@ -165,7 +165,7 @@ def running(scratch: Path, *, name: str = "stokerd") -> Iterator[Stoker]:
     data = scratch / name
     command: list[str | Path] = [sys.executable, "-m", "daemon.main", "--data", data, "--listen", "127.0.0.1:0"]
     began_s = time.perf_counter()
-    server = Server(command, log=scratch / f"{name}.log", cwd=ROOT, stdout=subprocess.PIPE)
+    server = Server(command, log=scratch / f"{name}.log", cwd=ROOT, stdout=subprocess.PIPE, env=environment)
     try:
         port = int(_ready_line(server).rsplit(":", 1)[1])
         stoker = Stoker(server, port, data, time.perf_counter() - began_s)
