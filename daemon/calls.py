@@ -139,6 +139,7 @@ class CallRecord(NamedTuple):
         return self.at + self.total_s
 
 
+_new = tuple.__new__
 LEFT_STATUS = 499
 """Nobody waited for the answer any more (nginx's number; OCI's log says 444)."""
 LEFT = "client-left"
@@ -147,8 +148,16 @@ LEFT = "client-left"
 
 def record_of(raw: Finished, *, wall_s: float) -> CallRecord:
     """The record of a finished call. ``wall_s``: Unix time less trio's time."""
-    function, call_id, kind, caller, instance, start_kind, began_s = raw[:7]
-    queue_s, start_s, handler_s, status, error, bytes_in, bytes_out, cpu_us, memory_bytes, split = raw[7:]
+    (
+        function, call_id, kind, caller, instance, start_kind, began_s, queue_s, start_s, handler_s, status, error,
+        bytes_in, bytes_out, cpu_us, memory_bytes, split,
+    ) = raw  # fmt: skip
+    if error is None and status == 200 and not start_s:  # nearly all; the same as below, in half the time
+        return _new(CallRecord, (
+            call_id, function.id, function.app_id, function.name, function.live.number, instance, kind, start_kind,
+            began_s + wall_s, queue_s, 0.0, 0.0, 0.0, 0.0, handler_s, 0.0, 200, "", "none", "", bytes_in, bytes_out,
+            cpu_us / 1e6 if 0 <= cpu_us < CPU_US_MAX else -1.0, memory_bytes, caller_text(caller),
+        ))  # fmt: skip
     code, fault, detail = _failure(error, status)
     template_s, fork_s, init_s = split or NO_PHASES
     if start_s > 0 and (known := template_s + fork_s + init_s) > start_s:  # it came while the start was under way

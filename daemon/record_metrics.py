@@ -38,24 +38,32 @@ class OciMetrics:
         self._pools = pools
         self._deliveries = deliveries
         self._invocations: Counter[tuple[str, str]] = Counter()
-        self._seconds: Counter[tuple[str, str]] = Counter()
+        self._seconds: dict[tuple[str, str], float] = {}
         self._responses: Counter[tuple[str, str, str, str]] = Counter()
         recorder.subscribe(self.add)
 
     def add(self, records: Sequence[CallRecord]) -> None:
         """Calls have ended."""
+        sums: dict[tuple[str, str, str], list[float]] = {}
         for record in records:
-            kind = "Detached" if record.kind == "detached" else "Sync"
-            key = (record.function_id, kind)
-            self._invocations[key] += 1
-            self._seconds[key] += record.handler_s  # type: ignore[assignment]  # a Counter adds floats as well
-            code = OCI_CODES.get(record.error, "") if record.error else ""
-            answer = "Success" if not record.error else "Throttled" if code == THROTTLED else "Error"
-            self._responses[*key, answer, code if answer == "Error" else ""] += 1
+            known = sums.get(about := (record.function_id, record.kind, record.error))
+            if known is None:
+                known = sums[about] = [0, 0.0]
+            known[0] += 1
+            known[1] += record.handler_s
+        for (function_id, how, error), (count, seconds) in sums.items():
+            kind = "Detached" if how == "detached" else "Sync"
+            key = (function_id, kind)
+            self._invocations[key] += int(count)
+            self._seconds[key] = self._seconds.get(key, 0.0) + seconds
+            code = OCI_CODES.get(error, "") if error else ""
+            answer = "Success" if not error else "Throttled" if code == THROTTLED else "Error"
+            self._responses[*key, answer, code if answer == "Error" else ""] += int(count)
 
     def forget(self) -> None:
         """Drop the counts of functions that are gone."""
-        for counts in (self._invocations, self._seconds, self._responses):
+        everything: tuple[dict[Any, Any], ...] = (self._invocations, self._seconds, self._responses)
+        for counts in everything:
             for key in [key for key in counts if key[0] not in self._catalog.functions]:
                 del counts[key]
 

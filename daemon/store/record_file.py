@@ -262,7 +262,9 @@ def add_calls(conn: sqlite3.Connection, records: Sequence[CallRecord]) -> None:
     )
     functions: dict[tuple[str, str], list[float]] = {}
     for record in records:
-        sums = functions.setdefault((record.function_id, record.app_id), [0, 0, 0.0])
+        sums = functions.get(about := (record.function_id, record.app_id))
+        if sums is None:
+            sums = functions[about] = [0, 0, 0.0]
         sums[0] += 1
         if record.error:
             sums[1] += 1
