@@ -136,6 +136,11 @@ class Group:
         self._count_kills()
         return self._peak_bytes
 
+    @property
+    def limits_processes(self) -> bool:
+        """Whether the kernel limits its processes."""
+        return "pids" in self._directories
+
     def oom_eventfd(self) -> int:
         """A new eventfd that becomes readable when the group runs full (v1; -1 on v2, where the kernel kills it whole).
 

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from daemon.config_detached import Destinations, Detached, Tracing
+from daemon.config_network import Network
 from daemon.config_rules import ConfigError as ConfigError
 from daemon.config_rules import positive
 
@@ -330,6 +331,7 @@ class Config:
     tracing: Tracing = field(default_factory=Tracing)
     records: Records = field(default_factory=Records)
     sandbox: Sandbox = field(default_factory=Sandbox)
+    network: Network = field(default_factory=Network)
 
     def __post_init__(self) -> None:
         if self.tracing.endpoint and not self.records.enabled:
@@ -349,6 +351,7 @@ SECTIONS: dict[str, type[Any]] = {
     "tracing": Tracing,
     "records": Records,
     "sandbox": Sandbox,
+    "network": Network,
 }
 
 

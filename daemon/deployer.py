@@ -19,6 +19,7 @@ from daemon.bundles import BundleStore
 from daemon.catalog import Catalog
 from daemon.config import Limits
 from daemon.config_detached import Tracing
+from daemon.core.limit_settings import cpu_of, network_of
 from daemon.core.scheduler import PoolSpec
 from daemon.model import App, Bundle, Function, LaunchPlan, Version, split_handler
 from daemon.store import records
@@ -58,9 +59,12 @@ class Deployer:
         interpreters: Callable[[str], str],
         on_forget: Callable[[str], None],
         tracing: Tracing | None = None,
+        network_mode: str = "egress",
         log: Any,
     ) -> None:
-        """``interpreters(runtime)`` gives an interpreter's path, "" for the daemon's own, or raises InvalidFunction."""
+        """``network_mode``: of apps that do not say.
+
+        ``interpreters(runtime)`` gives an interpreter's path, "" for the daemon's own, or raises InvalidFunction."""
         self._database = database
         self._catalog = catalog
         self._bundles = bundles
@@ -69,6 +73,7 @@ class Deployer:
         self._interpreters = interpreters
         self._on_forget = on_forget
         self._tracing = tracing or Tracing()
+        self._network_mode = network_mode
         self._log = log
         self._turns = trio.CapacityLimiter(DEPLOYS_AT_ONCE)
 
@@ -109,7 +114,8 @@ class Deployer:
             self._catalog.put_function(stored)
             now = self._catalog.apps[app.id]
             # The app's configuration may have changed meanwhile: then its instances are made anew.
-            current = plan if now.config == app.config else self.plan(now, stored, bundle, plan.interpreter)
+            same = (now.config, now.annotations) == (app.config, app.annotations)
+            current = plan if same else self.plan(now, stored, bundle, plan.interpreter)
             self._supervisor.configure(current, self._spec(current, stored))
             if current is not plan:
                 self._supervisor.abandon(new.id, plan.revision)
@@ -148,10 +154,11 @@ class Deployer:
         if function.live.digest and (plan := self._live_plan(function)):
             environment = {k: v for k, v in plan.environment.items() if k not in tracing.VARIABLES}
             environment |= tracing.environment(self._tracing, app, function)
-            if environment != plan.environment:  # tracing was switched: instances with the old one go
-                settings = json.dumps([plan.revision, environment])
+            cpu = cpu_of(function.annotations)
+            if (environment, cpu) != (plan.environment, plan.cpu):  # instances with the old ones go
+                settings = json.dumps([plan.revision, environment, cpu])
                 revision = f"{function.id}.{function.live.number}.{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
-                plan = replace(plan, environment=environment, revision=revision)
+                plan = replace(plan, environment=environment, cpu=cpu, revision=revision)
             self._supervisor.configure(plan, self._spec(plan, function))
 
     async def reconfigure(self, app: App) -> None:
@@ -229,7 +236,12 @@ class Deployer:
         told = tracing.environment(self._tracing, app, function)
         environment = {**bundle.environment, **environment_of(app, function, version), **told}
         adapter = version.adapter or bundle.adapter
-        settings = json.dumps([version.number, environment, version.memory_mib, version.start, adapter, bundle.digest])
+        cpu = cpu_of(function.annotations)
+        network = network_of(app.annotations, default=self._network_mode)
+        settings = json.dumps(
+            [version.number, environment, version.memory_mib, version.start, adapter, bundle.digest, cpu,
+             network.describe()]
+        )  # fmt: skip
         return LaunchPlan(
             revision=f"{function.id}.{version.number}.{hashlib.sha256(settings.encode()).hexdigest()[:12]}",
             function_id=function.id,
@@ -245,6 +257,8 @@ class Deployer:
             timeout_s=version.timeout_s,
             start=version.start,
             adapter=adapter,
+            cpu=cpu,
+            network=network,
         )
 
 

@@ -120,9 +120,19 @@ MECHANISMS: dict[str, tuple[str, str, str]] = {
         "the PID and network namespaces",
         _LANDLOCK.format("6.12"),
     ),
+    "net": (
+        "the machine's network services, and other functions', from functions whose app does not allow them",
+        "Landlock's rules for TCP ports; no network sockets at all for the modes none and loopback",
+        _NAMESPACES,
+    ),
+    "landlock-net": (
+        "the daemon's own TCP port from functions that share the machine's network",
+        "the network namespace; in mode host the packet filter, or that mode is refused",
+        _LANDLOCK.format("6.7"),
+    ),
     "rlimits": ("descriptors, file sizes, processes, locked memory", "nothing", "always there"),
 }
-NAMESPACES = ("user", "mount", "pid", "ipc", "uts", "cgroup-ns", "proc", "instance")
+NAMESPACES = ("user", "mount", "pid", "ipc", "uts", "cgroup-ns", "proc", "instance", "net")
 _DEMANDED = ("user", "mount", "pid", "ipc", "instance", "capabilities", "no-new-privs")
 """What levels A and B cannot do without, beside the filter."""
 _ON_PRIVILEGES = ("seccomp", "landlock", "landlock-net", "landlock-scopes")
@@ -166,6 +176,18 @@ def cgroup_fact(active: bool, missing: str) -> Fact:
         "memory is measured every 25 ms and limited by RLIMIT_DATA, processes by RLIMIT_NPROC; no CPU share",
         "cgroup v1 or v2 mounted, and root; in systemd Delegate=memory pids cpu",
         missing,
+    )
+
+
+def egress_fact(method: str, missing: str) -> Fact:
+    """How functions reach outside; ``missing``: why not in a better way."""
+    return Fact(
+        "egress",
+        method in ("veth", "pasta", "slirp4netns"),
+        "lets functions reach outside, but neither the machine nor each other nor cloud metadata",
+        {"ports": "the machine's own network, TCP to network.ports only"}.get(method, "functions cannot reach outside"),
+        "root with nftables; or pasta (package passt) or slirp4netns, and /dev/net/tun with mode 0666",
+        f"by {method}" if method not in ("none", "ports") else missing,
     )
 
 

@@ -29,6 +29,7 @@ from daemon.config import Limits
 from daemon.errors import InitFailed, InternalError
 from daemon.jobs import Jobs
 from daemon.model import LaunchPlan
+from daemon.networks import NetworkError
 from daemon.parents import Child, ExitStatus, Gate, Parent, ParentGone, Refused
 from daemon.placement import MemoryGauge, Place, Placement, close_all
 from daemon.precompiler import Precompiler
@@ -153,6 +154,8 @@ class Launcher:
         failure = ""
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(self._placement.run)
+            if self._placement.networks is not None:
+                await self._nursery.start(self._placement.networks.run)
             self._nursery.start_soon(self._precompiler.run)
             for number in itertools.count():
                 up = trio.Event()
@@ -168,7 +171,7 @@ class Launcher:
                             task_status.started(self)
                 finally:
                     await self._end_spawner(process, parent)
-                failure = f"{parent.gone}, {_status_of(process)}"
+                failure = f"{parent.gone}, {ExitStatus.of(process)}"
                 if number == 0 and not up.is_set():
                     break
                 self._log.error("spawner ended", why=failure)
@@ -310,9 +313,17 @@ class Launcher:
         """A process that imports by itself."""
         gate = Gate()
         try:
-            started = await self._start_in(parent, plan, "exec", place, message, (job_fd, gate.fd), began_s)
+            worker, child = await self._start_in(parent, plan, "exec", place, message, (job_fd, gate.fd), began_s)
+            try:
+                await place.wire(child.pid, plan)
+            except BaseException as exc:
+                await self._finish(worker, child)
+                close_all([worker.stdout_fd, worker.stderr_fd])
+                if isinstance(exc, NetworkError):
+                    raise InitFailed(detail=str(exc)) from exc
+                raise
             gate.open()
-            return started
+            return worker, child
         finally:
             gate.close()
 
@@ -405,7 +416,10 @@ class Launcher:
             place = self._placement.template(template.plan, template.child_id)
             with self._jobs.memfd(template.plan, tmp) as (job_fd, job):
                 await template.live(parent, job_fd, job.walls, place)
-        except OSError as exc:  # no descriptors or no space left: one revision's trouble, not the launcher's
+        except (
+            OSError,
+            NetworkError,
+        ) as exc:  # no descriptors or no space left: one revision's trouble, not the launcher's
             self._log.error("template cannot be started", revision=template.plan.revision, error=str(exc))
             template.condemn(str(exc))
         finally:
@@ -442,10 +456,3 @@ class Launcher:
                     return self._spawner
                 self._spawner, self._spawner_up = None, trio.Event()  # `run` will replace it
             await self._spawner_up.wait()
-
-
-def _status_of(process: subprocess.Popen[bytes]) -> ExitStatus:
-    code = process.poll()
-    if code is None:
-        return ExitStatus()
-    return ExitStatus(code=code) if code >= 0 else ExitStatus(signal=-code)

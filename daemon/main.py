@@ -65,12 +65,15 @@ def doctor(config: Config, *, as_json: bool) -> int:
     """Probe and print; 1 when the level is below the floor. Needs no daemon and leaves nothing."""
     from daemon import cgroup_probe
     from daemon import doctor as found
+    from daemon.networks import open_networks
 
     setting = "off" if "cgroup" in config.sandbox.switch_off else config.limits.cgroups
     groups, missing = cgroup_probe.probe(f"stoker-doctor-{os.getpid()}", setting=setting)
     groups.close()
     try:
-        diagnosis = found.diagnose(config.sandbox, [found.cgroup_fact(groups.active, missing)])
+        with open_networks(config.network, config.data, log=None) as networks:
+            egress = found.egress_fact(networks.method, networks.reason)
+        diagnosis = found.diagnose(config.sandbox, [found.cgroup_fact(groups.active, missing), egress])
     except ConfigError as exc:
         print(f"stokerd: {exc}", file=sys.stderr)
         return EXIT_USAGE

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from daemon.core.network import NetworkPolicy
+
 MEMORY_MIB_DEFAULT = 128
 TIMEOUT_S_DEFAULT = 30
 IDLE_TIMEOUT_S_DEFAULT = 30
@@ -266,3 +268,4 @@ class LaunchPlan:
     adapter: str = ""
     cpu: float = 0.0
     """Cores that an instance may use at most; 0: as many as are free."""
+    network: NetworkPolicy = field(default_factory=NetworkPolicy)

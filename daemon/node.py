@@ -15,7 +15,7 @@ from daemon.interpreters import Interpreters
 from daemon.launcher import Launcher
 from daemon.logs import LogBook
 from daemon.metrics import Metrics
-from daemon.model import Function
+from daemon.model import App, Function
 from daemon.registry import Registry
 from daemon.store.database import Database
 from daemon.supervisor import Supervisor
@@ -159,6 +159,10 @@ class Node:
     def sandbox(self) -> dict[str, Any]:
         """The level of what separates functions, and what is missing of it."""
         return self._launcher.sandbox.describe()
+
+    def network(self, app: App) -> dict[str, Any]:
+        """What the app's functions may reach, and what they get here."""
+        return self._launcher.sandbox.network(app)
 
     def restart(self, function_id: str) -> int:
         """End the function's idle instances; the floor is filled anew. How many went."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,6 +42,14 @@ class ExitStatus:
 
     code: int | None = None
     signal: int | None = None
+
+    @classmethod
+    def of(cls, process: subprocess.Popen[bytes]) -> ExitStatus:
+        """How a process that we started ended, if it has."""
+        code = process.poll()
+        if code is None:
+            return cls()
+        return cls(code=code) if code >= 0 else cls(signal=-code)
 
     def __str__(self) -> str:
         if self.signal is not None:

@@ -17,9 +17,11 @@ import trio
 from daemon.cgroup_probe import name_for, probe
 from daemon.cgroups import Cgroups, Group, GroupLimits
 from daemon.config import Limits
+from daemon.config_network import Network
 from daemon.errors import InternalError
 from daemon.memory import Gauge
 from daemon.model import LaunchPlan
+from daemon.networks import Networks, Wire, open_networks
 from runtime.cgroups import PAUSE_S, REMOVE_S, remove_tree
 
 MIB = 2**20
@@ -54,8 +56,8 @@ class GroupGauge:
 
     @property
     def processes(self) -> int:
-        """How many processes are in the group now."""
-        return len(self._group.processes()) if self._group is not None else 0
+        """How many processes are in the group now, where nothing else limits them; else 0, which costs nothing."""
+        return 0 if self._group is None or self._group.limits_processes else len(self._group.processes())
 
     def read(self) -> int:
         """Bytes in use, page cache that can be dropped aside; 0 after `close`."""
@@ -86,6 +88,7 @@ class Place:
         self._function = function
         self._group = group
         self._eventfd = eventfd
+        self._wire: Wire | None = None
 
     def join_fds(self) -> list[int]:
         """Descriptors for `runtime.cgroups.join`; the caller closes them.
@@ -100,6 +103,15 @@ class Place:
         if self._group is not None:
             return GroupGauge(self._group)
         return Gauge(pid, forked=forked, limit_bytes=limit_bytes)
+
+    async def wire(self, pid: int, plan: LaunchPlan) -> None:
+        """Connect the network of a process that waits for it; nothing where it has none of its own.
+
+        Raises:
+          NetworkError: it cannot be connected.
+        """
+        if (networks := self._placement.networks) is not None:
+            self._wire = await networks.wire(pid, plan.network)
 
     def confirm(self, pid: int) -> None:
         """Make sure that the process is where its limits are: a template runs its author's code before it forks.
@@ -117,6 +129,9 @@ class Place:
 
     async def leave(self) -> None:
         """The process is gone: kill what is left of its group, and remove that."""
+        if (networks := self._placement.networks) is not None and self._wire is not None:
+            wire, self._wire = self._wire, None
+            await trio.to_thread.run_sync(networks.unwire, wire)
         if self._group is None:
             return
         group, self._group = self._group, None
@@ -137,6 +152,7 @@ class Placement:
 
     def __init__(self, cgroups: Cgroups, limits: Limits, log: Any) -> None:
         self.cgroups = cgroups
+        self.networks: Networks | None = None
         self.log = log
         self.on_out_of_memory: Callable[[int], None] = lambda instance_id: None
         """Called with the id of an instance whose group runs full, before the kernel kills a process of it (v1)."""
@@ -206,7 +222,7 @@ class Placement:
 
 
 @contextmanager
-def open_placement(data: Path, limits: Limits, log: Any) -> Iterator[Placement]:
+def open_placement(data: Path, limits: Limits, network: Network, log: Any) -> Iterator[Placement]:
     """Find out what the machine allows and, when the block ends, leave nothing of it.
 
     What a daemon on the same data directory left is removed first, wherever that had its groups: they are named after
@@ -221,7 +237,9 @@ def open_placement(data: Path, limits: Limits, log: Any) -> Iterator[Placement]:
     record.write_text("".join(f"{directory}\n" for directory in cgroups.directories))
     placement = Placement(cgroups, limits, log)
     try:
-        yield placement
+        with open_networks(network, data, log=log) as placement.networks:
+            log.info("network", method=placement.networks.method, missing=placement.networks.reason)
+            yield placement
     finally:
         placement.close()
         cgroups.close()

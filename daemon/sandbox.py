@@ -13,8 +13,10 @@ from typing import Any
 
 from daemon.config import Limits
 from daemon.config import Sandbox as Settings
+from daemon.core.limit_settings import network_of
 from daemon.doctor import Diagnosis, diagnose
-from daemon.model import LaunchPlan
+from daemon.model import App, LaunchPlan
+from daemon.networks import Grant, NetworkError, Networks
 from runtime import boot, seccomp
 from runtime.walls import Walls
 
@@ -58,6 +60,8 @@ class Sandbox:
         self.diagnosis = diagnosis
         self._settings = settings
         self._limits = limits
+        self.networks: Networks | None = None
+        """What functions reach; None: whatever the machine does."""
         self._uids: dict[str, int] = {}
         self._packages = boot.directories()
         self.namespaces = self._kinds()
@@ -108,6 +112,9 @@ class Sandbox:
         ``interpreter``: another Python than the daemon's, or empty. ``writable``: where there is no root file system
         of its own, what a template may write. ``pycache``: the host's directory of its compiled modules.
         ``exact_memory``: control groups limit the memory.
+
+        Raises:
+          NetworkError: the network that its app asks for cannot be had safely.
         """
         has = self.diagnosis.has
         limited = has("rlimits")
@@ -126,12 +133,19 @@ class Sandbox:
             filter_calls=has("seccomp"),
             landlock=has("landlock"),
         )
+        grant = self.networks.grant(plan.network) if self.networks is not None else Grant(mode="host")
+        if grant.namespace:
+            walls.namespaces |= seccomp.CLONE_NEWNET
+            walls.network = grant.mode
+        walls.internet = grant.internet
+        walls.connect_ports = None if grant.connect_ports is None else list(grant.connect_ports)
+        resolver = _read("/etc/resolv.conf") if grant.resolver is None else grant.resolver
         if self.has_root:
             memory_mib = plan.memory_mib
             walls.root = {
                 "mount_point": os.path.join(run_dir, "root"),
                 "binds": self._binds(plan, interpreter, pycache),
-                "files": _FILES | {"/etc/resolv.conf": _read("/etc/resolv.conf")},
+                "files": _FILES | {"/etc/resolv.conf": resolver},
                 "links": {path: os.readlink(path) for path in _USR_MERGED if os.path.islink(path)},
                 "tmp_bytes": max(1, memory_mib * MIB // TMP_FRACTION),
                 "tmp_inodes": max(16, memory_mib * TMP_INODES_PER_MIB),
@@ -181,6 +195,30 @@ class Sandbox:
                 os.makedirs(place, 0o755, exist_ok=True)
                 caches.append([cache, PYCACHE + inside])
         return [*binds, [pycache, PYCACHE], *caches]
+
+    def join(self, networks: Networks, daemon_ports: list[int]) -> None:
+        """From now on functions get networks of these, and never reach the daemon's ``daemon_ports``."""
+        has = self.diagnosis.has
+        networks.has_namespaces = bool(self.namespaces) and has("net")
+        networks.has_ports = networks.has_ports and has("landlock-net")
+        networks.unlimited = not networks.has_namespaces and "landlock-net" in self._settings.switch_off
+        networks.daemon_ports = daemon_ports
+        if self.namespaces and has("own-uid"):
+            first = self._settings.uid_first
+            networks.users = f"{first}-{first + UIDS - 1}"
+        self.networks = networks
+
+    def network(self, app: App) -> dict[str, Any]:
+        """For people: what the app's functions may reach, and what they get here."""
+        if self.networks is None:
+            return {"mode": "host"}
+        policy = network_of(app.annotations, default=self.networks.settings.mode)
+        known: dict[str, Any] = {"setting": policy.describe(), "method": self.networks.method}
+        try:
+            grant = self.networks.grant(policy)
+        except NetworkError as exc:
+            return {**known, "mode": "refused", "weaker": str(exc)}
+        return {**known, "mode": grant.mode, "weaker": grant.weaker}
 
     def describe(self) -> dict[str, Any]:
         """For people: what is in force."""

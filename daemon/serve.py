@@ -36,7 +36,7 @@ from daemon.deployer import Deployer
 from daemon.destinations import make_outbox, may_call_of
 from daemon.detached import Detached
 from daemon.detached_metrics import DetachedMetrics
-from daemon.doctor import cgroup_fact, check, diagnose
+from daemon.doctor import cgroup_fact, check, diagnose, egress_fact
 from daemon.http import calls_api, detached_api, doctor_api, fn_api, iam_api, logs_api, oci_api, ops, series_api
 from daemon.http.app import make_app
 from daemon.http.authorise import CallGate, Gate
@@ -87,8 +87,12 @@ async def serve(config: Config) -> None:
     raise_descriptor_limit()
     config = replace(config, limits=with_budget(config.limits))
     async with data_directory(config.data), open_database(config.data / "stoker.db") as database:
-        with open_listeners(config) as listeners, open_placement(config.data, with_cgroups(config), log) as placement:
-            await _serve(config, listeners, database, placement, open_sandbox(config, placement, log), log)
+        with (
+            open_listeners(config) as listeners,
+            open_placement(config.data, with_cgroups(config), config.network, log) as placement,
+        ):
+            ports = [sock.getsockname()[1] for sock in listeners.tcp]
+            await _serve(config, listeners, database, placement, open_sandbox(config, placement, ports, log), log)
     log.info("stopped")
 
 
@@ -139,7 +143,7 @@ async def _serve(
 
         deployer = Deployer(
             database, catalog, bundles, supervisor, limits=limits, interpreters=interpreters.path_of,
-            on_forget=on_forget, tracing=config.tracing, log=log,
+            on_forget=on_forget, tracing=config.tracing, network_mode=config.network.mode, log=log,
         )  # fmt: skip
         registry = Registry(
             database,
@@ -238,21 +242,25 @@ async def _serve(
             nursery.cancel_scope.cancel(reason="stopped")
 
 
-def open_sandbox(config: Config, placement: Placement, log: Any) -> Sandbox:
-    """What separates functions on this machine; the first line of the log says so.
+def open_sandbox(config: Config, placement: Placement, ports: list[int], log: Any) -> Sandbox:
+    """What separates functions on this machine; the first line of the log says so. ``ports``: the daemon's, for TCP.
 
     Raises:
       CannotServe: it is less than the floor, and nobody said ``--insecure``.
     """
-    groups = placement.cgroups
+    groups, networks = placement.cgroups, placement.networks
+    assert networks is not None
     try:
-        diagnosis = diagnose(config.sandbox, [cgroup_fact(groups.active, groups.site.reason)])
+        facts = [cgroup_fact(groups.active, groups.site.reason), egress_fact(networks.method, networks.reason)]
+        diagnosis = diagnose(config.sandbox, facts)
         check(diagnosis, config.sandbox, insecure=config.http.insecure)
     except ConfigError as exc:
         raise CannotServe(str(exc)) from exc
     note = log.warning if diagnosis.level == "D" or config.sandbox.switch_off else log.info
     note("sandbox", level=diagnosis.level, floor=config.sandbox.floor, missing=", ".join(diagnosis.missing()))
-    return Sandbox(diagnosis, config.sandbox, config.limits)
+    sandbox = Sandbox(diagnosis, config.sandbox, config.limits)
+    sandbox.join(networks, ports)
+    return sandbox
 
 
 async def until_drained(

@@ -355,6 +355,10 @@ class Supervisor:
         if slot.memory_bytes > slot.plan.memory_mib * 2**20 or slot.worker.gauge.oom_kills:
             self._ran_out(slot)
             self.obey(self.scheduler.condemn(slot.instance_id, out_of_memory(slot), now_s=now_s))
+        elif (count := slot.worker.gauge.processes) > self._limits.processes_max:
+            # Where the kernel does not limit them: see `daemon.cgroups`.
+            error = errors.FunctionCrashed(detail=f"{count} processes, limit {self._limits.processes_max}")
+            self.obey(self.scheduler.condemn(slot.instance_id, error, now_s=now_s))
 
     def ran_full(self, instance_id: int) -> None:
         """The kernel says: the instance's memory is used up, and a process of it is killed now."""

@@ -13,6 +13,7 @@ import trio
 from daemon.config import Limits
 from daemon.errors import InitFailed
 from daemon.model import LaunchPlan
+from daemon.networks import NetworkError
 from daemon.parents import Child, ExitStatus, Gate, Parent, ParentGone, Refused
 from daemon.placement import MemoryGauge, Place, close_all
 from runtime import control
@@ -129,6 +130,7 @@ class Template:
                         }
                         fds = (job_fd, gate.fd, theirs.fileno(), output_w, *groups)
                         self._child = await spawner.start(self.child_id, message, fds)
+                        await place.wire(self._child.pid, self.plan)
                         gate.open()
                     finally:
                         if gate is not None:
@@ -141,7 +143,7 @@ class Template:
                     os.close(output_r)
         except ParentGone as exc:
             self.condemn(str(exc))
-        except Refused as exc:
+        except (Refused, NetworkError) as exc:
             self._failure = str(exc)
         finally:
             await self._end()
@@ -202,11 +204,12 @@ class Template:
         assert self._gauge is not None
         while not self._settled.is_set():
             if (used := self._gauge.read()) > self._memory_bytes_max:
-                self._failure = (
-                    f"out of memory while importing: {used // 2**20} MiB used, limit {self.plan.memory_mib} MiB"
-                )
+                self._failure = self._out_of_memory(used)
                 self._scope.cancel(reason="out of memory")
             await trio.sleep(MEMORY_POLL_S)
+
+    def _out_of_memory(self, used: int) -> str:
+        return f"out of memory while importing: {used // 2**20} MiB used, limit {self.plan.memory_mib} MiB"
 
     async def _end(self) -> None:
         self.parent.close()
@@ -220,6 +223,8 @@ class Template:
                 self._log.error("template does not end", pid=child.pid, revision=self.plan.revision)
             elif not (self._failure or self.reason or self.ready.is_set()):
                 self._failure = f"the process ended while importing the function: {self._ended or status}"
+                if self._gauge is not None and (used := self._gauge.peak()) and self._gauge.oom_kills:
+                    self._failure = self._out_of_memory(used)
                 if self.parent.gone != "it ended":
                     self._failure = f"{self.parent.gone}, while importing the function"
                 if tail := self._tail.decode(errors="replace").strip():

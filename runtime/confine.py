@@ -16,7 +16,7 @@ import os
 import resource
 import signal
 
-from runtime import landlock, linux, namespaces, privileges, rootfs, seccomp
+from runtime import landlock, linux, namespaces, network, privileges, rootfs, seccomp
 from runtime.job import Job
 
 STDOUT, STDERR, CALLS, ANSWERS, JOB, GATE = 1, 2, 3, 4, 5, 6
@@ -66,6 +66,8 @@ def enter_version(places: dict[int, int], *, inheritable: bool = False) -> tuple
             pass  # no such file in this kernel: the template will be 2
     if walls.namespaces:
         own_names(walls.namespaces)
+    if walls.network:
+        network.enter(walls.network)
     if walls.root is not None:
         rootfs.build(walls.root)
     pass_gate()
@@ -178,7 +180,7 @@ def seal(job: Job, tmp: str) -> None:
         paths = None
         if walls.readable is not None:
             paths = [(path, landlock.READ) for path in walls.readable] + [(tmp, landlock.WRITE), *_OWN_DEVICES]
-        landlock.restrict(paths=paths, connect=walls.connect_ports, bind=walls.bind_ports)
+        landlock.restrict(paths=paths)  # the rules for ports hold since `enter_template`
     if walls.filter_calls and walls.instance_namespaces:
         privileges.filter_system_calls(_INSTANCE_FILTER)
 

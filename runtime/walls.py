@@ -24,6 +24,7 @@ class Walls:
         "landlock",
         "limits",
         "namespaces",
+        "network",
         "no_new_privs",
         "readable",
         "root",
@@ -42,6 +43,7 @@ class Walls:
         root: Root | None = None,
         drop_capabilities: bool = False,
         filter_calls: bool = False,
+        network: str = "",
         internet: bool = True,
         landlock: bool = False,
         readable: list[str] | None = None,
@@ -65,6 +67,8 @@ class Walls:
         self.drop_capabilities = drop_capabilities
         self.filter_calls = filter_calls
         """Whether system calls are filtered (`runtime.seccomp`)."""
+        self.network = network
+        """The mode of a network of the version's own, whose namespace is among ``namespaces``; empty: the host's."""
         self.internet = internet
         """Whether sockets to the network can be made at all."""
         self.landlock = landlock

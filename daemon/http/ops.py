@@ -23,7 +23,7 @@ from daemon.http.views import ApiReply, ApiRequest, Route, json_bytes, rfc3339
 from daemon.interpreters import Interpreters
 from daemon.logs import TAIL_LINES_MAX, LogBook, Tail
 from daemon.metrics import CONTENT_TYPE, FunctionGauges, Gauges, Metrics
-from daemon.model import Function, Version
+from daemon.model import App, Function, Version
 
 Sample = tuple[str, tuple[str, ...], float]
 NDJSON_TYPE = "application/x-ndjson"
@@ -110,6 +110,9 @@ class Node(bundle_api.Store, Protocol):
 
     def sandbox(self) -> dict[str, Any]:
         """The level of what separates functions, and what is missing of it."""
+
+    def network(self, app: App) -> dict[str, Any]:
+        """What the app's functions may reach, and what they get here."""
 
     def restart(self, function_id: str) -> int:
         """End the function's idle instances; the floor is filled anew. How many went."""
@@ -229,6 +232,7 @@ def status_form(node: Node, function: Function) -> dict[str, Any]:
         "version": version_form(function.live, live=True),
         "start": asdict(node.start_mode(function)),
         "sandbox": node.sandbox(),
+        "network": node.network(app),
         "pool": _pool_form(pool) if pool is not None else None,
     }
 

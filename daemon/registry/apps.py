@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from daemon.core.detached_settings import is_traced
+from daemon.core.limit_settings import network_of
 from daemon.errors import BadRequest, Conflict, NotFound
 from daemon.model import App
 from daemon.registry import rules
@@ -120,7 +121,8 @@ class Apps(Base):
         # Shielded, and both are short: a client that leaves must not leave the functions with the old config.
         with trio.CancelScope(shield=True):
             old, new = await self._database.write(merge, apply=lambda both: self._catalog.put_app(both[1]))
-            if new.config != old.config or is_traced(new.annotations) != is_traced(old.annotations):
+            settings = (is_traced, network_of)
+            if new.config != old.config or any(of(new.annotations) != of(old.annotations) for of in settings):
                 await self._deploys.reconfigure(new)
         return new
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from daemon.catalog import MATCH
-from daemon.core import detached_settings
+from daemon.core import detached_settings, limit_settings
 from daemon.errors import BadRequest, InvalidFunction, LimitExceeded
 from daemon.model import ADAPTERS, App, Function, Trigger
 
@@ -62,6 +62,7 @@ def check_app(app: App) -> None:
         raise BadRequest("Invalid app name")
     check_annotations(app.annotations)
     detached_settings.is_traced(app.annotations)
+    limit_settings.network_of(app.annotations)
     _check_syslog_url(app.syslog_url)
     if app.shape not in SHAPES:
         raise BadRequest("Invalid app shape")
@@ -90,6 +91,7 @@ def check_function(function: Function) -> None:
         raise BadRequest(f"memory value is out of range. It should be between 0 and {MEMORY_MIB_MAX}")
     check_annotations(function.annotations)
     detached_settings.check(function.annotations)
+    limit_settings.cpu_of(function.annotations)
     check_config(live.config)
     if live.start not in STARTS:
         raise BadRequest(f"annotation {START} must be one of {', '.join(STARTS)}, not {live.start!r}")

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 _LET_THROUGH: list[tuple[str, str, str, str]] = [
     # attack, configurations, names of violations, what is missing
-    ("net_reach", "user root cgroup2", "reached-host reached-metadata", "the network of an application"),
-    ("mem_at_import", "root", "wrong-outcome", "a word about memory when the cgroup ended an import"),
     # level C
-    ("net_reach", "no-userns", "reached-host reached-metadata reached-socket", "the network of an application"),
+    ("net_reach", "no-userns", "reached-host reached-socket", "the network of an application"),
     ("disk_fill_tmp", "no-userns", "tmp-over-limit tmp-without-limit", "a /tmp of its own"),
     ("inode_fill_tmp", "no-userns", "inodes-over-limit inodes-without-limit", "a /tmp of its own"),
     ("fork_bomb", "no-userns", "no-answer no-process-limit", "a limit on processes"),
     ("thread_bomb", "no-userns", "no-process-limit", "a limit on processes"),
-    ("fork_bomb_tree", "no-userns", "no-process-limit", "sometimes: a limit on processes"),
+    ("fork_bomb_tree", "no-userns", "no-process-limit wrong-outcome", "sometimes: a limit on processes"),
     ("prlimit_others", "no-userns", "affinity priority read-limits scheduler", "a filter for calls that name a pid"),
     ("write_everywhere", "no-userns", "changed wrote-own-code touched-outside", "a filter for chmod and utime"),
 ]

@@ -1,0 +1,174 @@
+"""Networks without root: a program that carries packets between a function's namespace and ordinary sockets.
+
+pasta (package passt) and slirp4netns. One process per function version, which ends with the daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import trio
+
+from daemon.blocks import NetworkError
+
+ADDRESS, GATEWAY = "10.0.2.100", "10.0.2.2"
+NAME_SERVER = {"pasta": "10.0.2.3", "slirp4netns": "10.0.2.3"}
+"""Where the program answers name queries, with what the machine's own resolver says, a loopback one included."""
+READY_POLL_S = 0.002
+END_S = 1.0
+"""How long a program may take to leave when it is told to; then it is killed."""
+
+_ENTER = """
+import ctypes, os, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def must(result):
+    if result != 0:
+        code = ctypes.get_errno()
+        sys.exit(os.strerror(code))
+for kind, flag in (("user", 0x10000000), ("net", 0x40000000)):
+    fd = os.open(f"/proc/{sys.argv[1]}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+    if kind == "user" and os.fstat(fd).st_ino == os.stat("/proc/self/ns/user").st_ino:
+        continue
+    must(libc.setns(fd, flag))
+# Who is not number 0 inside loses its capabilities when it executes a program, but for the ambient ones.
+header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+must(libc.capget(header, sets))
+sets[2] = sets[1]
+sets[5] = sets[4]
+must(libc.capset(header, sets))
+must(libc.prctl(47, 2, 12, 0, 0))  # PR_CAP_AMBIENT_RAISE, CAP_NET_ADMIN
+os.execve(sys.argv[2], sys.argv[2:], {})
+"""
+_DIE = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and pasta takes that for an error
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execve(sys.argv[2], sys.argv[2:], {})
+"""
+
+
+class Relay:
+    """One running program."""
+
+    def __init__(self, process: subprocess.Popen[bytes], exit_fd: int = -1) -> None:
+        self._process = process
+        self._exit_fd = exit_fd
+
+    def close(self) -> None:
+        """End it and wait for that, which takes a millisecond. May be called again."""
+        if self._exit_fd >= 0:
+            os.close(self._exit_fd)
+            self._exit_fd = -1
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+
+def check(method: str, program: str) -> None:
+    """Is there all that the program needs?
+
+    Raises:
+      NetworkError: no.
+    """
+    tun = "/dev/net/tun"
+    if not os.access(tun, os.R_OK | os.W_OK):
+        raise NetworkError(f"{tun} cannot be opened by this user (chmod 0666, as udev does)")
+    if not os.access(program, os.X_OK):
+        raise NetworkError(f"{program} cannot be run")
+    if method == "pasta" and os.geteuid() == 0:
+        raise NetworkError("pasta gives up root's rights before it can enter a function's namespaces; use veth")
+
+
+async def run_inside(pid: int, command: list[str], text: str) -> None:
+    """Run a program in the user and network namespaces of a process, with ``text`` on its standard input.
+
+    Raises:
+      NetworkError: it fails; with its words.
+    """
+    done = await trio.run_process(
+        [_interpreter(), "-I", "-S", "-c", _ENTER, str(pid), *command],
+        stdin=text.encode(), capture_stdout=True, capture_stderr=True, check=False, env={},
+    )  # fmt: skip
+    if done.returncode:
+        raise NetworkError(f"{os.path.basename(command[0])}: {done.stderr.decode(errors='replace').strip()[:500]}")
+
+
+async def start(method: str, program: str, pid: int, device: str) -> Relay:
+    """Connect the namespace of a process; returns when its device is there.
+
+    Raises:
+      NetworkError: the program ended; with its words.
+    """
+    relay = _pasta(program, pid, device) if method == "pasta" else _slirp4netns(program, pid, device)
+    process = relay._process
+    try:
+        while not _has_route(pid):
+            if process.poll() is not None:
+                assert process.stderr is not None
+                words = process.stderr.read(4096).decode(errors="replace").strip()
+                raise NetworkError(f"{method} ended with code {process.returncode}: {words[-500:]}")
+            await trio.sleep(READY_POLL_S)
+    except BaseException:
+        relay.close()
+        raise
+    return relay
+
+
+def _has_route(pid: int) -> bool:
+    """Whether the process's network has a default route, by its /proc/PID/net/route."""
+    try:
+        lines = Path(f"/proc/{pid}/net/route").read_text().splitlines()[1:]
+    except OSError:
+        return False
+    return any(line.split()[1:3] != [] and line.split()[1] == "00000000" for line in lines if len(line.split()) > 2)
+
+
+def _pasta(program: str, pid: int, device: str) -> Relay:
+    """No port of the machine inside, no port inside on the machine, and the gateway is not the machine's loopback."""
+    command = [
+        program, "--foreground", "--quiet", "--ipv4-only", "--config-net", "--ns-ifname", device,
+        "--address", ADDRESS, "--netmask", "24", "--gateway", GATEWAY, "--no-map-gw",
+        "--dns-forward", NAME_SERVER["pasta"],
+        "--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none",
+        "--userns", f"/proc/{pid}/ns/user", "--netns", f"/proc/{pid}/ns/net",
+    ]  # fmt: skip
+    return Relay(_popen(command, ()))
+
+
+def _slirp4netns(program: str, pid: int, device: str) -> Relay:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        command = [program, "--configure", "--disable-host-loopback", "--mtu", "65520", "--exit-fd", str(reader)]
+        if _other_user_namespace(pid):
+            command += ["--userns-path", f"/proc/{pid}/ns/user"]
+        command += ["--netns-type", "path", f"/proc/{pid}/ns/net", device]
+        process = _popen(command, (reader,))
+    except BaseException:
+        os.close(writer)
+        raise
+    finally:
+        os.close(reader)
+    return Relay(process, writer)
+
+
+def _other_user_namespace(pid: int) -> bool:
+    return os.stat(f"/proc/{pid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino
+
+
+def _popen(command: list[str], fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
+    """Start it so that it is killed when we end. In the main thread: that signal follows the thread."""
+    return subprocess.Popen(
+        [_interpreter(), "-I", "-S", "-c", _DIE, str(os.getpid()), *command],
+        pass_fds=fds, env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def _interpreter() -> str:
+    return getattr(sys, "_base_executable", None) or sys.executable
