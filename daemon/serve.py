@@ -169,6 +169,7 @@ async def _serve(
         gate.sessions = sessions
         desk = Desk(
             node=node, calls=recorder, letters=detached, route=route, sessions=sessions,
+            series=series, advisor=advisor, diagnosis=sandbox.diagnosis, floor=config.sandbox.floor,
             pcu_steps=config.pcu.steps,
         )  # fmt: skip
         doctor = doctor_api.Doctor(sandbox.diagnosis, config.sandbox.floor)

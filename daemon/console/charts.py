@@ -134,7 +134,7 @@ def _line(frame: _Frame, one: Series) -> list[str]:
     found = []
     for run in runs:
         if len(run) == 1:
-            found.append(f'<circle class="dot {one.style}" cx="{run[0][0]:.1f}" cy="{run[0][1]:.1f}" r="2"/>')
+            found.append(f'<circle class="dot {one.style}" cx="{run[0][0]:.1f}" cy="{run[0][1]:.1f}" r="3"/>')
         elif run:
             path = " ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(run))
             found.append(f'<path class="line {one.style}" d="{path}"/>')

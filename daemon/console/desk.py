@@ -10,10 +10,15 @@ from typing import Any, Protocol
 
 import trio
 
+from daemon.advice import GOAL, Advisor
 from daemon.calls import CallRecord
 from daemon.catalog import Catalog
+from daemon.console import history
+from daemon.console.history import History, Hour
 from daemon.console.sessions import Sessions
 from daemon.core.views import NodeView, PoolView
+from daemon.doctor import Diagnosis
+from daemon.errors import Conflict
 from daemon.http.messages import Route as CallRoute
 from daemon.http.ops import Connections, InstanceInfo
 from daemon.logs import LogBook
@@ -21,9 +26,13 @@ from daemon.metrics import Metrics
 from daemon.model import Function
 from daemon.recorder import Found, Question
 from daemon.registry import Registry
+from daemon.series import Series
 from daemon.store import detached_records, records
 from daemon.store.database import Database
 
+HOUR_S, WEEK_S = 3600.0, 604_800.0
+STEPS = 100
+"""Steps of a chart."""
 LOG_LINES = 200
 """Lines of log on a page."""
 LOG_WAIT_S = 2.0
@@ -68,40 +77,6 @@ class Letters(Protocol):
     async def redrive(self, call_ids: Sequence[str]) -> int: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hour:
-    """The last hour of one function."""
-
-    calls: int
-    errors: int
-    cold: int
-    per_minute: Sequence[float]
-    p50_s: float | None
-    p99_s: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
-    """One function over time, in equal steps; None is a gap. Lengths of time are seconds."""
-
-    times: Sequence[float]
-    """Unix time of each step's begin."""
-    ok: Sequence[float | None]
-    function_errors: Sequence[float | None]
-    other_errors: Sequence[float | None]
-    cold: Sequence[float | None]
-    p50_s: Sequence[float | None]
-    p95_s: Sequence[float | None]
-    p99_s: Sequence[float | None]
-    queue_p95_s: Sequence[float | None]
-    start_p95_s: Sequence[float | None]
-    handler_p95_s: Sequence[float | None]
-    instances: Sequence[float | None]
-    busy: Sequence[float | None]
-    floor: Sequence[float | None]
-    memory_mib: Sequence[float | None]
-
-
 @dataclass(slots=True, kw_only=True)
 class Desk:
     """Everything that a page can be about."""
@@ -109,6 +84,12 @@ class Desk:
     node: Node
     calls: Calls
     letters: Letters
+    series: Series
+    advisor: Advisor
+    diagnosis: Diagnosis
+    """What isolates functions on this machine."""
+    floor: str
+    """The level of isolation below which the daemon does not start."""
     route: CallRoute
     """The data plane's: the console invokes a function as every other client does."""
     sessions: Sessions
@@ -149,21 +130,36 @@ class Desk:
             tail.close()
         return found
 
+    async def recent(self, question: Question, *, limit: int) -> Found:
+        """Calls that have ended, newest first; none where they are not recorded."""
+        try:
+            return await self.calls.find(question, limit=limit)
+        except Conflict:
+            return Found(records=[], more=False, scanned=0)
+
     async def hours(self) -> dict[str, Hour]:
-        """The last hour of every function that was called in it."""
-        return {}
+        """The last hour of every function that was called in it; empty where calls are not recorded."""
+        until = self.now()
+        try:
+            found = await self.series.overview(since=until - HOUR_S, until=until)
+        except Conflict:
+            return {}
+        return {function_id: history.hour(minutes, until) for function_id, minutes in found.items() if function_id}
 
     async def history(self, function_id: str, since: float, until: float) -> History | None:
-        """A function's series in about a hundred steps; None: there are no series on this node."""
-        return None
+        """A function's series in about a hundred steps; None: calls are not recorded."""
+        try:
+            points = await self.series.buckets(function_id, since=since, until=until, count=STEPS)
+        except Conflict:
+            return None
+        return history.of(points)
 
-    async def advise(self, function_id: str) -> tuple[str, list[tuple[float, float]], float] | None:
-        """What provisioned concurrency would bring: a sentence, (count, percent) points, the count advised."""
-        return None
-
-    async def doctor(self) -> dict[str, Any] | None:
-        """What isolates functions on this machine."""
-        return None
+    async def advise(self, function: Function) -> dict[str, Any] | None:
+        """What provisioned concurrency would have brought in the last week (`daemon.advice`); None: not recorded."""
+        try:
+            return await self.advisor.advise(function, since=self.now() - WEEK_S, goal=GOAL)
+        except Conflict:
+            return None
 
     def live_logs_url(self, function_id: str) -> str:
         """Where the browser follows a function's log."""

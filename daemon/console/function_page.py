@@ -7,6 +7,7 @@ from typing import Any
 
 from daemon.console import charts, forms
 from daemon.console.desk import Desk
+from daemon.console.history import History, Hour
 from daemon.console.render import page
 from daemon.core.pcu import PcuStatus, pcu_step
 from daemon.errors import StokerError
@@ -35,7 +36,7 @@ async def show(
     pool = desk.node.pool(f.id)
     now = desk.now()
     span = request.first("span") if request.first("span") in SPANS else "1h"
-    found = await desk.calls.find(Question(function_id=f.id, since=now - 604_800.0), limit=RECENT_CALLS)
+    found = await desk.recent(Question(function_id=f.id, since=now - 604_800.0), limit=RECENT_CALLS)
     history = await desk.history(f.id, now - SPANS[span][1], now)
     hour = (await desk.hours()).get(f.id)
     return page(
@@ -49,7 +50,7 @@ async def show(
         spans=[(key, label) for key, (label, _) in sorted(SPANS.items(), key=lambda item: item[1][1])],
         span=span,
         charts=history_charts(history) if history is not None else [],
-        advice=await _advice(desk, f.id),
+        advice=await _advice(desk, f),
         sent=sent or {"body": "", "headers": "Content-Type: application/json", "kind": "sync"},
         answer=answer, logs=await desk.logs(f.id), live_url=desk.live_logs_url(f.id),
         calls=found.records, now=now, fields=fields or fields_of(f),
@@ -57,12 +58,7 @@ async def show(
     )  # fmt: skip
 
 
-class _Hour:
-    calls = errors = cold = 0
-    p50_s = p99_s = None
-
-
-_NO_HOUR = _Hour()
+_NO_HOUR = Hour(calls=0, errors=0, cold=0, per_minute=[], p50_s=None, p99_s=None)
 
 
 def fields_of(f: Function) -> dict[str, str]:
@@ -101,7 +97,7 @@ def pcu_rule(f: Function, steps: str) -> str:
     )
 
 
-def history_charts(history: Any) -> list[tuple[charts.Chart, str]]:
+def history_charts(history: History) -> list[tuple[charts.Chart, str]]:
     """The charts of a function from its series (`daemon.console.desk.History`)."""
     t = history.times
 
@@ -155,26 +151,26 @@ def history_charts(history: Any) -> list[tuple[charts.Chart, str]]:
                     series("busy", history.busy, "s2"),
                     series("provisioned floor", history.floor, "floor"),
                 ],
-                title="Instances", unit="",
+                title="Instances, mean", unit="",
             ),
             "Instances, and the provisioned floor",
         ),
         (
             charts.lines(t, [series("memory", history.memory_mib, "s4")], title="Memory", unit="MiB"),
-            "Memory of its instances",
+            "Memory of all its instances",
         ),
     ]  # fmt: skip
 
 
-async def _advice(desk: Desk, function_id: str) -> dict[str, Any] | None:
-    found = await desk.advise(function_id)
+async def _advice(desk: Desk, f: Function) -> dict[str, Any] | None:
+    found = await desk.advise(f)
     if found is None:
         return None
-    text, points, chosen = found
+    points = [(float(row["count"]), 100 * row["removed"]) for row in found["curve"]]
     chart = None
     if len(points) > 1:
         chart = charts.curve(
             points, title="Cold starts removed by provisioned instances", x_label="provisioned instances",
-            y_label="cold starts removed (%)", chosen=chosen,
+            y_label="cold starts removed (%)", chosen=float(found["recommended"]["count"]),
         )  # fmt: skip
-    return {"text": text, "chart": chart}
+    return {"text": f"In the last week: {found['text']}", "chart": chart}

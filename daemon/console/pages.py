@@ -87,7 +87,7 @@ async def calls(desk: Desk, request: ApiRequest) -> ApiReply:
         since=now - int(since) if since else 0.0, before_id=before,
         until=time_of(before) + 1.0 if before and time_of(before) else float("inf"),
     )  # fmt: skip
-    found = await desk.calls.find(question, limit=CALLS_SHOWN)
+    found = await desk.recent(question, limit=CALLS_SHOWN)
     older = ""
     if found.more and found.records:
         older = f"?function={function_id}&show={show}&since={since}&before={found.records[-1].id}"
@@ -192,8 +192,27 @@ async def node(desk: Desk, request: ApiRequest) -> ApiReply:
     ]
     return page(
         "node.html", here="Node", error=None, done="", draining=desk.node.draining, uptime_s=desk.node.uptime_s,
-        view=view, budget=sorted(budget, key=lambda row: str(row["name"])), facts=facts, doctor=await desk.doctor(),
+        view=view, budget=sorted(budget, key=lambda row: str(row["name"])), facts=facts, doctor=_doctor(desk),
     )  # fmt: skip
+
+
+def _doctor(desk: Desk) -> dict[str, Any]:
+    found = desk.diagnosis
+    met = "which meets" if found.meets(desk.floor) else "which is below"
+    return {
+        "summary": f"Level {found.level}, {met} the configured floor {desk.floor}.",
+        "rows": [
+            {
+                "name": fact.name,
+                "active": fact.active,
+                "protects": fact.protects,
+                "instead": ""
+                if fact.active
+                else ". ".join(text for text in (fact.instead, f"To get it: {fact.how}") if text),
+            }
+            for fact in found.facts
+        ],
+    }
 
 
 async def asset(desk: Desk, request: ApiRequest) -> ApiReply:

@@ -45,6 +45,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         first = running.deploy("greeter", SOURCE, app="shop", memory=128)
         running.deploy("resize", SOURCE, app="shop", memory=256)
         running.deploy("report", SOURCE, app="office", memory=512)
+        running.api("PUT", f"/v2/fns/{first}", {"provisioned_concurrency": {"strategy": "CONSTANT", "count": 40}})
         for n in range(40):
             running.invoke(first, "fail" if n % 13 == 5 else f"call {n}")
         yield running

@@ -51,7 +51,7 @@ class Browser:
 class Balance(HTMLParser):
     """Every element that is opened is closed, in order; ids are there once."""
 
-    VOID = frozenset({"meta", "link", "input", "br", "rect", "line", "polyline", "circle", "path"})
+    VOID = frozenset({"meta", "link", "input", "br"})
 
     def __init__(self) -> None:
         super().__init__()
