@@ -69,3 +69,23 @@ def test_replay(shared_daemon: Daemon) -> None:
     done = stoker(shared_daemon, "replay", call_id)
     assert (done.returncode, done.stdout) == (0, '{"hello": "Ada"}')
     assert f"replay of {call_id} as call " in done.stderr
+
+
+def test_logs_of_an_app_are_searched_and_followed(shared_daemon: Daemon) -> None:
+    one, two = (shared_daemon.deploy(name, MOODY, app="talk") for name in ("one", "two"))
+    shared_daemon.invoke(one, "first")
+    shared_daemon.invoke(two, "ERROR second")
+    both = stoker(shared_daemon, "logs", "talk")
+    assert both.returncode == 0, both.stderr
+    assert [line.split()[3] for line in both.stdout.splitlines()] == ["one", "two"]
+    found = stoker(shared_daemon, "logs", "talk", "--level", "error", "--since", "1h")
+    assert found.stdout.endswith("two asked for ERROR second\n")
+    assert stoker(shared_daemon, "logs", "talk", "two", "--text", "error second", "-i").stdout.count("\n") == 1
+    assert stoker(shared_daemon, "logs", "talk", "one", "--text", "second").stdout == ""
+    command = [sys.executable, "-m", "cli", "--url", shared_daemon.url, "logs", "talk", "-f", "--tail", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().endswith("ERROR second\n")
+        shared_daemon.invoke(one, "third")
+        assert process.stdout.readline().endswith("one asked for third\n")
+        process.terminate()
