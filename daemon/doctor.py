@@ -5,7 +5,7 @@ the level:
 
 * **A**: namespaces, system-call filter, Landlock and control groups.
 * **B**: namespaces and filter, without control groups or without Landlock.
-* **C**: no namespaces: Landlock (with scopes) and the filter.
+* **C**: no namespaces: Landlock (with scopes) and the filter; never for root.
 * **D**: less than that. The daemon refuses to start unless told to with ``--insecure``.
 """
 
@@ -164,7 +164,8 @@ def diagnose(config: Sandbox, more: Iterable[Fact] = ()) -> Diagnosis:
     if "landlock" in off:
         off.update(("landlock-net", "landlock-scopes"))
     facts = [replace(fact, active=False, detail="switched off") if fact.name in off else fact for fact in facts]
-    return Diagnosis(level_of({fact.name for fact in facts if fact.active}), tuple(facts))
+    level = level_of({fact.name for fact in facts if fact.active}, root=os.geteuid() == 0)
+    return Diagnosis(level, tuple(facts))
 
 
 def cgroup_fact(active: bool, missing: str) -> Fact:
@@ -191,11 +192,16 @@ def egress_fact(method: str, missing: str) -> Fact:
     )
 
 
-def level_of(active: set[str]) -> str:
-    """The level that a set of active mechanisms makes."""
+def level_of(active: set[str], *, root: bool = False) -> str:
+    """The level that a set of active mechanisms makes.
+
+    ``root``: the daemon is, and without namespaces so are functions. Landlock keeps root from opening files, not from
+    changing modes and owners: that is no level C.
+    """
     if active.issuperset(_DEMANDED) and "seccomp" in active:
         return "A" if active.issuperset(("landlock", "cgroup")) else "B"
-    return "C" if active.issuperset(("seccomp", "landlock", "landlock-scopes", "no-new-privs")) else "D"
+    fenced = active.issuperset(("seccomp", "landlock", "landlock-scopes", "no-new-privs"))
+    return "C" if fenced and not root else "D"
 
 
 def _fact(name: str, found: Mapping[str, Mapping[str, Any]]) -> Fact:

@@ -98,7 +98,7 @@ class Sandbox:
 
     def hosts_id(self, function_id: str) -> int:
         """The user and group of the host that the function runs as; -1: the daemon's own."""
-        if not (self.namespaces and self.diagnosis.has("own-uid")):
+        if not (self.has_root and self.diagnosis.has("own-uid")):  # another user could not reach the bundle
             return -1
         if function_id not in self._uids:
             self._uids[function_id] = self._settings.uid_first + len(self._uids) % UIDS
@@ -119,7 +119,7 @@ class Sandbox:
         has = self.diagnosis.has
         limited = has("rlimits")
         instance_limits = {"NOFILE": self._limits.open_files_max}
-        if self.namespaces:
+        if self.namespaces & seccomp.CLONE_NEWUSER:
             # The kernel counts processes per user and user namespace: an instance has one of its own.
             instance_limits["NPROC"] = self._limits.processes_max
         walls = Walls(
@@ -131,6 +131,7 @@ class Sandbox:
             hosts_id=self.hosts_id(plan.function_id),
             drop_capabilities=has("capabilities"),
             filter_calls=has("seccomp"),
+            memfd=exact_memory,
             landlock=has("landlock"),
         )
         grant = self.networks.grant(plan.network) if self.networks is not None else Grant(mode="host")
@@ -150,7 +151,7 @@ class Sandbox:
                 "tmp_bytes": max(1, memory_mib * MIB // TMP_FRACTION),
                 "tmp_inodes": max(16, memory_mib * TMP_INODES_PER_MIB),
             }
-        else:
+        elif not self.namespaces:
             bundle = [os.path.realpath(os.path.join(plan.bundle_dir, name)) for name in ("function", "python")]
             walls.readable = [*self.host_paths(interpreter), *_ETC, "/etc/resolv.conf", "/etc/hosts", *bundle, pycache]
             walls.readable += [plan.bundle_dir, "/etc/passwd", "/etc/group", "/etc/nsswitch.conf"]

@@ -31,13 +31,6 @@ HOST_NAME = "function"
 _PYTHON_SIGNALS = {signal.SIGPIPE: signal.SIG_IGN, signal.SIGXFSZ: signal.SIG_IGN}
 
 _FILTERED = os.uname().machine in seccomp.ARCHITECTURES
-# Made once, in the process from which all others are forked.
-_TEMPLATE_FILTERS = {
-    (internet, namespaced): seccomp.template_filter(os.uname().machine, inet=internet, namespaces=namespaced)
-    for internet in (True, False)
-    for namespaced in (True, False)
-    if _FILTERED
-}
 _INSTANCE_FILTER = seccomp.instance_filter(os.uname().machine) if _FILTERED else b""
 
 _OWN_DEVICES = [(f"/dev/{name}", landlock.DEVICE) for name in rootfs.DEVICES]
@@ -144,7 +137,10 @@ def enter_template(job: Job) -> None:
         landlock.restrict(paths=paths, connect=walls.connect_ports, bind=walls.bind_ports)
     if walls.filter_calls:
         namespaced = bool(walls.instance_namespaces)
-        privileges.filter_system_calls(_TEMPLATE_FILTERS[walls.internet, namespaced])
+        program = seccomp.template_filter(
+            os.uname().machine, inet=walls.internet, namespaces=namespaced, memfd=walls.memfd
+        )
+        privileges.filter_system_calls(program)
     os.chdir(job.directory)
 
 
@@ -159,7 +155,7 @@ def enter_instance(places: dict[int, int], parent_pid: int, job: Job, tmp: str) 
     if walls.instance_namespaces & seccomp.CLONE_NEWUSER:
         namespaces.keep_ids()
     if walls.root is not None and walls.instance_namespaces & seccomp.CLONE_NEWNS:
-        rootfs.mount_tmp(walls.root)
+        rootfs.renew_tmp(walls.root)
         if os.path.exists("/proc/self"):
             rootfs.mount_proc()
     if walls.drop_capabilities:

@@ -61,6 +61,8 @@ def build(root: Root) -> None:
     os.umask(0o022)
     _mount("none", "/", None, _REC | _PRIVATE)
     _mount("tmpfs", top, "tmpfs", _NOSUID | _NODEV, ROOT_OPTIONS)
+    os.makedirs(f"{top}/tmp")
+    mount_tmp(root, f"{top}/tmp")  # first: what is shown may lie beneath it
     for source, target in root["binds"]:
         show(source, top + target)
     for name in DEVICES:
@@ -71,10 +73,9 @@ def build(root: Root) -> None:
             file.write(text)
     for path, target in {**_LINKS, **root["links"]}.items():
         _make_parents(top + path)
-        os.symlink(target, top + path)
-    os.makedirs(f"{top}/tmp")
+        if not os.path.lexists(top + path):  # else something is shown beneath it
+            os.symlink(target, top + path)
     os.makedirs(f"{top}/proc")
-    mount_tmp(root, f"{top}/tmp")
     try:
         mount_proc(f"{top}/proc")
     except OSError as exc:
@@ -104,6 +105,17 @@ def mount_tmp(root: Root, path: str = "/tmp") -> None:
     """A /tmp of its own, of bounded size."""
     options = f"size={root['tmp_bytes']},nr_inodes={root['tmp_inodes']},mode=1777"
     _mount("tmpfs", path, "tmpfs", _NOSUID | _NODEV, options.encode())
+
+
+def renew_tmp(root: Root) -> None:
+    """Another /tmp over the one there is; what of the host is shown beneath it is shown again."""
+    shown = [target for _, target in root["binds"] if target.startswith("/tmp/")]
+    fds = [os.open(target, os.O_PATH | os.O_CLOEXEC) for target in shown]
+    mount_tmp(root)
+    for fd, target in zip(fds, shown, strict=True):
+        os.makedirs(target)
+        _mount(f"/proc/self/fd/{fd}", target, None, _BIND | _REC)  # read-only as it was: that cannot be undone here
+        os.close(fd)
 
 
 def mount_proc(path: str = "/proc") -> None:

@@ -73,6 +73,25 @@ ABSENT: dict[str, tuple[int | None, int | None]] = {
     # ENOSYS, so that a C library takes the older way. clone3 has its flags in memory, where no filter can see them.
     "clone3": (435, 435), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
 }  # fmt: skip
+UNCOUNTED: dict[str, tuple[int, int]] = {"memfd_create": (319, 279)}
+"""ENOSYS where no control group counts the memory: pages of such a file that nobody has mapped are nobody's."""
+BY_PATH: dict[str, tuple[int | None, int | None]] = {
+    "chown": (92, None), "lchown": (94, None), "fchownat": (260, 54), "setxattr": (188, 5), "lsetxattr": (189, 6),
+    "removexattr": (197, 14), "lremovexattr": (198, 15), "setxattrat": (463, 463), "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
+}  # fmt: skip
+"""EPERM where there are no namespaces: Landlock has no rights for these, and the user is the daemon's."""
+IN_VAIN: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None), "fchmodat": (268, 53), "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
+}  # fmt: skip
+"""Likewise, but they say that they have done it: half of all programs that copy or unpack files need that."""
+OF_OTHERS: dict[str, tuple[tuple[int, ...], tuple[int, int]]] = {
+    "prlimit64": ((0,), (302, 261)), "sched_setaffinity": ((0,), (203, 122)), "sched_setscheduler": ((0,), (144, 119)),
+    "sched_setparam": ((0,), (142, 118)), "sched_setattr": ((0,), (314, 274)), "setpriority": ((0, 0), (141, 140)),
+    "ioprio_set": ((1, 0), (251, 30)),
+}  # fmt: skip
+"""EPERM likewise, unless the first arguments are these: the process means itself. And the numbers."""
+UTIMENSAT, FCHMODAT2 = (280, 88), (452, 452)
 CHECKED: dict[str, tuple[int, int]] = {
     "socket": (41, 198), "clone": (56, 220), "unshare": (272, 97), "ioctl": (16, 29), "personality": (135, 92),
     "mount": (165, 40),
@@ -100,11 +119,13 @@ def refuse(number: int) -> int:
     return _ERRNO | number
 
 
-def template_filter(machine: str, *, inet: bool = True, namespaces: bool = True) -> bytes:
+def template_filter(machine: str, *, inet: bool = True, namespaces: bool = True, memfd: bool = True) -> bytes:
     """The filter of a function version's template, and so of all its instances.
 
     ``machine`` as `os.uname` has it. ``inet``: sockets to the network can be made at all. ``namespaces``: instances get
-    namespaces of their own, made by the template; else it refuses those too.
+    namespaces of their own, made by the template. Without them it refuses those, and stands in for what they would
+    separate: other processes' settings, attributes of files, UNIX sockets with a name (the daemon's is one).
+    ``memfd``: files in memory can be made.
 
     Raises:
       ValueError: no filter for this machine.
@@ -112,15 +133,21 @@ def template_filter(machine: str, *, inet: bool = True, namespaces: bool = True)
     column = _column(machine)
     program = _prologue(machine)
     clone_refused = NOT_OF_INSTANCES if namespaces else EVERY_NAMESPACE
-    program += _checked("socket", column, _socket(inet))
+    program += _checked("socket", column, _socket(inet, local=namespaces))
     program += _checked("clone", column, _if_any_bit(0, clone_refused))
     program += _checked("unshare", column, _if_any_bit(0, clone_refused | CLONE_NEWTIME))
     program += _checked("ioctl", column, _if_equal(1, (_TIOCSTI, _TIOCLINUX)))
     program += _checked("personality", column, _unless_equal(0, (0, _PERSONALITY_QUERY)))
     verdicts = [(name[column], refuse(errno.EPERM)) for name in REFUSED.values()]
     verdicts += [(name[column], refuse(errno.ENOSYS)) for name in ABSENT.values()]
+    if not memfd:
+        verdicts += [(name[column], refuse(errno.ENOSYS)) for name in UNCOUNTED.values()]
     if not namespaces:
+        program += _shared_world(column)
         verdicts.append((CHECKED["mount"][column], refuse(errno.EPERM)))
+        verdicts.append((FCHMODAT2[column], refuse(errno.ENOSYS)))  # C libraries then call fchmodat
+        verdicts += [(name[column], refuse(errno.EPERM)) for name in BY_PATH.values()]
+        verdicts += [(name[column], refuse(0)) for name in IN_VAIN.values()]
     for low, high, verdict in _ranges((number, verdict) for number, verdict in verdicts if number is not None):
         if low == high:
             program += [(_JEQ, 0, 1, low), (_RET, 0, 0, verdict)]
@@ -166,7 +193,26 @@ def _prologue(machine: str) -> list[Instruction]:
 
 def _checked(name: str, column: int, block: list[Instruction]) -> list[Instruction]:
     """``block`` for that call only; every way through it ends in a verdict."""
-    return [(_JEQ, 0, len(block), CHECKED[name][column]), *block]
+    return _for(CHECKED[name][column], block)
+
+
+def _for(number: int, block: list[Instruction]) -> list[Instruction]:
+    return [(_JEQ, 0, len(block), number), *block]
+
+
+def _shared_world(column: int) -> list[Instruction]:
+    """What processes of one user may do to each other and to files that they cannot open."""
+    program: list[Instruction] = []
+    for own, numbers in OF_OTHERS.values():
+        block: list[Instruction] = []
+        for index, value in enumerate(own):
+            block += [_argument(index), (_JEQ, 1, 0, value), (_RET, 0, 0, refuse(errno.EPERM))]
+        program += _for(numbers[column], [*block, (_RET, 0, 0, ALLOW)])
+    # With a path, whose address may have a low half of 0: in vain. Without one it is futimens, of a file that is open.
+    by_path: list[Instruction] = []
+    for half in (_argument(1), (_LD, 0, 0, _ARGUMENTS + 8 + 4)):
+        by_path += [half, (_JEQ, 1, 0, 0), (_RET, 0, 0, refuse(0))]
+    return program + _for(UTIMENSAT[column], [*by_path, (_RET, 0, 0, ALLOW)])
 
 
 def _argument(index: int) -> Instruction:
@@ -188,8 +234,8 @@ def _unless_equal(index: int, values: tuple[int, ...]) -> list[Instruction]:
     return [_argument(index), *tests, (_RET, 0, 0, refuse(errno.EPERM)), (_RET, 0, 0, ALLOW)]
 
 
-def _socket(inet: bool) -> list[Instruction]:
-    """UNIX, and NETLINK_ROUTE, which C libraries ask for addresses; TCP and UDP if ``inet``.
+def _socket(inet: bool, local: bool) -> list[Instruction]:
+    """NETLINK_ROUTE, which C libraries ask for addresses; TCP and UDP if ``inet``; UNIX if ``local``, pairs always.
 
     Nothing raw, and no other protocol: MPTCP and SCTP would get round Landlock's rules for TCP.
     """
@@ -208,7 +254,7 @@ def _socket(inet: bool) -> list[Instruction]:
         (_RET, 0, 0, refuse(errno.EPROTONOSUPPORT)),
         (_RET, 0, 0, ALLOW),
     ]
-    families = [(_UNIX, 0), (_NETLINK, 1)] + ([(_INET, 2), (_INET6, 2)] if inet else [])
+    families = [(_NETLINK, 1)] + ([(_UNIX, 0)] if local else []) + ([(_INET, 2), (_INET6, 2)] if inet else [])
     program = [_argument(0)]
     # After the tests: refused; then allowed (UNIX); then netlink's block; then the internet's.
     starts = [1, 2, 2 + len(netlink)]

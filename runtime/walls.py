@@ -23,6 +23,7 @@ class Walls:
         "internet",
         "landlock",
         "limits",
+        "memfd",
         "namespaces",
         "network",
         "no_new_privs",
@@ -45,6 +46,7 @@ class Walls:
         filter_calls: bool = False,
         network: str = "",
         internet: bool = True,
+        memfd: bool = True,
         landlock: bool = False,
         readable: list[str] | None = None,
         writable: list[str] | None = None,
@@ -71,6 +73,8 @@ class Walls:
         """The mode of a network of the version's own, whose namespace is among ``namespaces``; empty: the host's."""
         self.internet = internet
         """Whether sockets to the network can be made at all."""
+        self.memfd = memfd
+        """Whether files in memory can be made (memfd_create(2))."""
         self.landlock = landlock
         self.readable = readable
         """Where there is no root file system of its own: what can be read; None: not restricted."""

@@ -151,6 +151,36 @@ def test_mounting(machine: str) -> None:
     assert own == seccomp.refuse(errno.EPERM)
 
 
+@given(st.sampled_from(MACHINES), st.integers(0, 2**64 - 1), U32)
+def test_without_namespaces_the_filter_stands_in_for_them(machine: str, first: int, second: int) -> None:
+    column = COLUMN[machine]
+
+    def found(number: int | None, *arguments: int) -> int:
+        return seccomp.ALLOW if number is None else verdict(machine, number, *arguments, namespaces=False)
+
+    for own, numbers in seccomp.OF_OTHERS.values():
+        mine = (first & 0xFFFF_FFFF, second)[: len(own)] == own
+        assert found(numbers[column], first, second) == (seccomp.ALLOW if mine else seccomp.refuse(errno.EPERM))
+        assert found(numbers[column], *own) == seccomp.ALLOW
+        assert verdict(machine, numbers[column], first, second) == seccomp.ALLOW
+    for numbers in seccomp.BY_PATH.values():
+        assert numbers[column] is None or found(numbers[column]) == seccomp.refuse(errno.EPERM)
+    for numbers in seccomp.IN_VAIN.values():
+        assert numbers[column] is None or found(numbers[column]) == seccomp.refuse(0)
+    for path in (first, 1 << 32, 0x7F00_0000_0000):
+        assert (found(seccomp.UTIMENSAT[column], 3, path) == seccomp.ALLOW) == (path == 0)
+    assert found(seccomp.UTIMENSAT[column], 3, 0) == seccomp.ALLOW
+    assert found(seccomp.CHECKED["socket"][column], 1, 1, 0) == seccomp.refuse(errno.EAFNOSUPPORT)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_memory_that_nobody_counts(machine: str) -> None:
+    number = seccomp.UNCOUNTED["memfd_create"][COLUMN[machine]]
+    program = seccomp.template_filter(machine, memfd=False)
+    assert verdict(machine, number) == seccomp.ALLOW
+    assert run(program, number, seccomp.ARCHITECTURES[machine]) == seccomp.refuse(errno.ENOSYS)
+
+
 def test_an_unknown_machine_has_no_filter() -> None:
     for build in (seccomp.template_filter, seccomp.instance_filter):
         with pytest.raises(ValueError, match="riscv64"):
@@ -174,7 +204,10 @@ def test_the_numbers_are_the_kernels(machine: str) -> None:
         found.setdefault(name, int(number))
     column = COLUMN[machine]
     compared = 0
-    for table in (seccomp.REFUSED, seccomp.ABSENT, seccomp.CHECKED):
+    others = {name: numbers for name, (_, numbers) in seccomp.OF_OTHERS.items()}
+    others |= {"utimensat": seccomp.UTIMENSAT, "fchmodat2": seccomp.FCHMODAT2}
+    more = (seccomp.UNCOUNTED, seccomp.BY_PATH, seccomp.IN_VAIN, others)
+    for table in (seccomp.REFUSED, seccomp.ABSENT, seccomp.CHECKED, *more):
         for name, numbers in table.items():
             if name in found:
                 assert numbers[column] == found[name], name
