@@ -54,6 +54,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Node": {
         "console": ("console", "Print a link to the console that signs you in."),
+        "doctor": ("doctor", "Say what of the sandbox works, what stands in for what does not, and how to get it."),
         "shim": ("shim", "Let the fn command work without a container engine."),
         "bundles": ("node", "List the bundles that the daemon keeps."),
         "runtimes": ("node", "List what the daemon's machine has to run functions."),

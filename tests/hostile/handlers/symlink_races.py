@@ -12,8 +12,11 @@ def handler(ctx, data=None):
     for number, victim in enumerate([*report.told["victims"], "/", "/proc/1/root", "..", "../.."]):
         os.symlink(victim, f"{top}/link-{number}")
     os.mkfifo(f"{top}/fifo")
-    here = socket.socket(socket.AF_UNIX)
-    here.bind(f"{top}/socket")
+    try:
+        here = socket.socket(socket.AF_UNIX)
+        here.bind(f"{top}/socket")
+    except OSError as exc:
+        report.facts["socket"] = str(exc)
     os.mkdir(f"{top}/locked")
     with open(f"{top}/locked/inside", "w") as file:
         file.write("x")
