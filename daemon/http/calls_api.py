@@ -97,6 +97,11 @@ def one_of(request: ApiRequest, name: str, allowed: tuple[str, ...]) -> str:
     return text
 
 
+def readable(request: ApiRequest, function_id: str) -> bool:
+    """Whether the caller may read a function: in lists over several, the others are left out."""
+    return bool(request.access.may(perm.FUNCTION_READ.of_function(), function_id))
+
+
 def place(catalog: Catalog, request: ApiRequest) -> tuple[str, str]:
     """App id and function id of the parameters ``app`` and ``function``, names or ids; empty where not given.
 
@@ -158,7 +163,12 @@ async def _listed(service: CallsService, request: ApiRequest, app_id: str, funct
         before_id=cursor,
     )
     found = await service.recorder.find(question, limit=limit)
-    body: dict[str, Any] = {"items": [_with_app(service, record, summary_form(record)) for record in found.records]}
+    items = [
+        _with_app(service, record, summary_form(record))
+        for record in found.records
+        if function_id or readable(request, record.function_id)
+    ]
+    body: dict[str, Any] = {"items": items}
     if found.more and found.records:
         body["next_cursor"] = found.records[-1].id
     body["scanned"] = found.scanned
@@ -209,7 +219,11 @@ async def _record(service: CallsService, request: ApiRequest) -> CallRecord:
     call_id = request.params["call_id"]
     record = await service.recorder.get(call_id, at=time_of(call_id))
     function_id = request.params.get("id", "")
-    if record is None or (function_id and record.function_id != function_id):
+    if (
+        record is None
+        or (function_id and record.function_id != function_id)
+        or not (function_id or readable(request, record.function_id))
+    ):
         raise NotFound("Call not found", detail="it is not recorded (yet), or its record was too old")
     return record
 
@@ -250,8 +264,8 @@ async def counted(service: CallsService, request: ApiRequest) -> ApiReply:
 
 
 ROUTES = [
-    Route("GET", "/stoker/v1/calls", list_calls, perm.NODE_READ),
-    Route("GET", "/stoker/v1/calls/{call_id}", find_call, perm.NODE_READ),
+    Route("GET", "/stoker/v1/calls", list_calls, perm.FUNCTION_READ.somewhere()),
+    Route("GET", "/stoker/v1/calls/{call_id}", find_call, perm.FUNCTION_READ.somewhere()),
     Route("GET", "/stoker/v1/records", counted, perm.NODE_READ),
     Route("GET", "/stoker/v1/functions/{id}/calls", list_function_calls, perm.FUNCTION_READ.of_function("id")),
     Route("GET", "/stoker/v1/functions/{id}/calls/{call_id}", get_call, perm.FUNCTION_READ.of_function("id")),

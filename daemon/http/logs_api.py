@@ -10,7 +10,7 @@ from daemon import permissions as perm
 from daemon.calls import rfc3339
 from daemon.catalog import Catalog
 from daemon.errors import NotFound
-from daemon.http.calls_api import flag, number, one_of, place, point_in_time
+from daemon.http.calls_api import flag, number, one_of, place, point_in_time, readable
 from daemon.http.views import ApiReply, ApiRequest, Route
 from daemon.loglines import LEVELS, object_of
 from daemon.logs import TAIL_LINES_MAX, LogBook
@@ -92,7 +92,7 @@ def _function(service: LogsService, request: ApiRequest) -> str:
 
 async def _search(service: LogsService, request: ApiRequest, app_id: str, function_id: str) -> ApiReply:
     limit = number(request, "limit", 100, 1, TAIL_LINES_MAX)
-    ids = _functions(service, app_id, function_id)
+    ids = [name for name in _functions(service, app_id, function_id) if function_id or readable(request, name)]
     found, complete = await service.log_book.search(ids, _query(request), limit=limit)
     items = [_shown(service, line) for line in reversed(found)]
     return ApiReply(body={"items": items, "complete": complete})
@@ -113,27 +113,29 @@ async def stream_function_logs(service: LogsService, request: ApiRequest) -> Api
 def _stream(service: LogsService, request: ApiRequest, app_id: str, function_id: str) -> ApiReply:
     query, last = _query(request), number(request, "tail", 10, 0, TAIL_LINES_MAX)
     return ApiReply(
-        stream=_events(service, app_id, function_id, query, last),
+        stream=_events(service, request, app_id, function_id, query, last),
         content_type=SSE_TYPE,
         headers=[("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")],
     )
 
 
 async def _events(
-    service: LogsService, app_id: str, function_id: str, query: LogQuery, last: int
+    service: LogsService, request: ApiRequest, app_id: str, function_id: str, query: LogQuery, last: int
 ) -> AsyncIterator[bytes]:
     catalog = service.catalog
 
     def wanted(name: str) -> bool:
-        if function_id or not app_id:
-            return name == function_id or not function_id
+        if function_id:
+            return name == function_id
         function = catalog.function(name)
-        return function is not None and function.app_id == app_id
+        return function is not None and app_id in ("", function.app_id) and readable(request, name)
 
     watcher = Watcher(service.log_book, wanted, query)
     try:
         yield b": lines of functions follow\n\n"
-        for line in await watcher.history(_functions(service, app_id, function_id), last):
+        for line in await watcher.history(
+            [name for name in _functions(service, app_id, function_id) if wanted(name)], last
+        ):
             yield _event(service, line)
         async for new in watcher.lines(keep_alive_s=KEEP_ALIVE_S):
             yield b": nothing new\n\n" if new is None else _event(service, new)
@@ -155,8 +157,8 @@ async def list_destinations(service: LogsService, request: ApiRequest) -> ApiRep
 
 ROUTES = [
     Route("GET", "/stoker/v1/logs/destinations", list_destinations, perm.NODE_READ),
-    Route("GET", "/stoker/v1/logs", search_logs, perm.NODE_READ),
-    Route("GET", "/stoker/v1/logs/stream", stream_logs, perm.NODE_READ),
+    Route("GET", "/stoker/v1/logs", search_logs, perm.FUNCTION_READ.somewhere()),
+    Route("GET", "/stoker/v1/logs/stream", stream_logs, perm.FUNCTION_READ.somewhere()),
     Route("GET", "/stoker/v1/functions/{id}/logs/search", search_function_logs, perm.FUNCTION_READ.of_function("id")),
     Route("GET", "/stoker/v1/functions/{id}/logs/stream", stream_function_logs, perm.FUNCTION_READ.of_function("id")),
 ]
