@@ -83,6 +83,13 @@ def make_app(
     app.add_url_rule("/", "root", everything, methods=METHODS, provide_automatic_options=False)
     app.add_url_rule("//<path:path>", "doubled", everything, methods=METHODS, provide_automatic_options=False)
     app.add_url_rule("/<path:path>", "everything", everything, methods=METHODS, provide_automatic_options=False)
+
+    async def the_rest(_: Exception) -> Response:
+        return await everything()
+
+    # What the rules above do not match: paths with line breaks in them, other methods.
+    app.register_error_handler(404, the_rest)
+    app.register_error_handler(405, the_rest)
     return app
 
 
