@@ -49,6 +49,7 @@ class Channel:
         "_error",
         "_limits",
         "_raw_headers",
+        "_sending",
         "_watch",
         "usable",
     )
@@ -62,6 +63,8 @@ class Channel:
         self._watch.register(answers_fd, select.POLLIN)  # a closed end shows as well, by POLLHUP
         self._decoder = wire.Decoder(wire.TO_DAEMON)
         self._error: StokerError | None = None
+        self._sending = False
+        """A call frame has been written in part: nothing else may come between."""
         self._raw_headers: list[list[str]] | None = None
         """Those of the last answer, as they came; equal ones need not be checked again."""
         self._checked_headers: tuple[tuple[str, str], ...] = ()
@@ -137,6 +140,21 @@ class Channel:
                 if fd >= 0:
                     trio.lowlevel.notify_closing(fd)
 
+    def give(self, frame: bytes) -> bool:
+        """Send a frame that asks for no answer, if the pipe takes it now. It is small against what a pipe holds.
+
+        False: try again later.
+        """
+        if self._sending or self._calls < 0 or self._error is not None:
+            return False
+        try:
+            written = os.write(self._calls, frame)
+        except OSError:
+            return False
+        if written != len(frame):  # a worker that has not read for hours
+            self.abort(errors.InvalidResponse(detail="the worker does not read"))
+        return written == len(frame)
+
     def stop(self) -> None:
         """Ask the worker to leave. Never blocks; a worker that cannot be told will be killed in time."""
         self.usable = False
@@ -176,10 +194,12 @@ class Channel:
             if written == len(view):
                 return
             view = memoryview(view)[written:]
+            self._sending = True  # until it is through, or for good: this channel is not used again then
             try:
                 await trio.lowlevel.wait_writable(self._calls)
             except trio.ClosedResourceError:
                 raise self._reason() from None
+            self._sending = False
 
     async def _receive(self) -> dict[str, Any]:
         """The one frame that is due; every byte beyond it is a breach."""

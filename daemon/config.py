@@ -158,7 +158,8 @@ class Auth:
     resource_principals: bool = True
     """In mode ``iam``: give every instance a token and key of its function's, so that it can call this node's APIs."""
     resource_principal_s: int = 900
-    """For how long such a token is good. It is renewed when two thirds of that have passed."""
+    """When two thirds of this have passed such a token is renewed. It is good for this and one hour more, so that the
+    longest call can end with the token that it began with."""
 
     def __post_init__(self) -> None:
         positive("auth", self)

@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -58,6 +59,7 @@ from daemon.model import Ids
 from daemon.node import Node
 from daemon.oci.compose import make_oci
 from daemon.placement import Placement, open_placement
+from daemon.principals import ResourcePrincipals
 from daemon.record_metrics import OciMetrics, RecordMetrics
 from daemon.recorder import Recorder
 from daemon.registry import Registry
@@ -123,6 +125,12 @@ async def _serve(
         launcher.on_template_gone = supervisor.template_gone
         placement.on_out_of_memory = supervisor.ran_full
         tracer = Tracer(config.tracing, catalog, log=log) if config.tracing.endpoint else None
+        principals = None
+        if enforce and config.auth.resource_principals:
+            principals = ResourcePrincipals(
+                iam.identity, supervisor, ttl_s=config.auth.resource_principal_s, endpoint=listeners.url, log=log,
+                clock=time.time,
+            )  # fmt: skip
         invoker = Invoker(
             catalog, supervisor, metrics, log=log, recorder=recorder if config.records.enabled else None, tracer=tracer
         )
@@ -211,6 +219,8 @@ async def _serve(
                 await nursery.start(series.run)
             await nursery.start(launcher.run)
             await nursery.start(supervisor.run)
+            if principals is not None:
+                await nursery.start(principals.run)
             await nursery.start(janitor.run)
             if tracer is not None:
                 recorder.subscribe(tracer.observe)

@@ -7,7 +7,7 @@ The warm path does not come through here: the caller's own task takes an idle in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -93,6 +93,8 @@ class Supervisor:
         self.slots: dict[int, Slot] = {}
         self.plans: dict[str, LaunchPlan] = {}
         self.waiters: dict[str, Waiter] = {}
+        self.before_ready: Callable[[Slot], Awaitable[None]] | None = None
+        """Awaited in the instance's own task when it has started, before it may be given a call."""
         self._launcher = launcher
         self._limits = limits
         self._log_book = log_book
@@ -304,6 +306,8 @@ class Supervisor:
                 raise errors.InitFailed(detail=f"{out_of_memory(slot)} while starting") from exc
             raise
         worker.confirm()
+        if self.before_ready is not None:
+            await self.before_ready(slot)
         slot.ready_s = trio.current_time()
         template_s, fork_s = worker.template_s, worker.fork_s
         slot.phases = (template_s, fork_s, max(0.0, slot.ready_s - slot.launched_s - template_s - fork_s))

@@ -10,6 +10,7 @@ type      direction  members
 ========  =========  =====================================================================================
 call      to worker  ``id`` str, ``nonce`` int, ``deadline`` str (RFC 3339), ``headers`` [[str, str]], ``body`` bytes
 stop      to worker  none: leave when idle
+identity  to worker  ``token``, ``key``, ``region``, ``endpoint`` str: the function's resource principal, at any time
 ready     to daemon  ``info`` map of str to str or int (for ``stoker inspect``)
 answer    to daemon  ``id``, ``nonce``, ``status`` int, ``headers`` [[str, str]], ``body`` bytes, ``cpu_us`` int
 failed    to daemon  ``id``, ``nonce``, ``kind`` str, ``message`` str, ``traceback`` str
@@ -49,11 +50,12 @@ _TEXT, _INT, _BYTES, _PAIRS, _MAP = "text", "int", "bytes", "pairs", "map"
 _MEMBERS: dict[str, dict[str, str]] = {
     "call": {"id": _TEXT, "nonce": _INT, "deadline": _TEXT, "headers": _PAIRS, "body": _BYTES},
     "stop": {},
+    "identity": {"token": _TEXT, "key": _TEXT, "region": _TEXT, "endpoint": _TEXT},
     "ready": {"info": _MAP},
     "answer": {"id": _TEXT, "nonce": _INT, "status": _INT, "headers": _PAIRS, "body": _BYTES, "cpu_us": _INT},
     "failed": {"id": _TEXT, "nonce": _INT, "kind": _TEXT, "message": _TEXT, "traceback": _TEXT},
 }
-TO_WORKER = frozenset({"call", "stop"})
+TO_WORKER = frozenset({"call", "stop", "identity"})
 TO_DAEMON = frozenset({"ready", "answer", "failed"})
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fdk.runner import Outcome, Runner
-from runtime import wire
+from runtime import identity, wire
 from runtime.confine import ANSWERS, CALLS
 from runtime.forker import flush
 from runtime.loader import describe
@@ -108,6 +108,9 @@ def _serve(runner: AnyRunner, response_bytes_max: int) -> int:
         while frames:
             if frames[0]["type"] == "stop":
                 return 0
+            if frames[0]["type"] == "identity":
+                identity.take(frames.pop(0))
+                continue
             _write(_answer(runner, frames.pop(0), response_bytes_max))  # an idle instance keeps no body
         del data
     return 0

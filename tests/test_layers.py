@@ -70,6 +70,7 @@ FLOORS = {
     "daemon.tokens": 3,
     "daemon.tls": 3,
     "daemon.iam": 4,
+    "daemon.principals": 4,
     "daemon.systemd": 3,
     "daemon.listeners": 3,
     "daemon.supervisor": 4,
