@@ -146,8 +146,9 @@ def make_route(
                         gate.check_stranger(request)
                     else:
                         gate.check(request, function)
+                    headers = request.headers  # without the credentials now
                 if function is None:
-                    raise NotFound("Authorization failed or requested resource not found.")
+                    raise NotFound
                 out = gateway.invoke_headers(headers, call_id=call_id, body=body)
                 if asked is not None:
                     done = await oci_special(function_id, asked, call_id, out, body)
@@ -161,6 +162,8 @@ def make_route(
                 reply.headers.append((oci_replies.REQUEST_ID, request_id))
                 return reply
             except StokerError as error:
+                if isinstance(error, NotFound):  # gone and forbidden must look alike
+                    error = NotFound("Authorization failed or requested resource not found.")
                 error.call_id = call_id
                 return oci_replies.error_reply(error, request_id)
 

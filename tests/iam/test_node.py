@@ -225,3 +225,42 @@ def test_a_restart_keeps_it_all(tmp_path: Path) -> None:
         assert node.send("GET", "/v2/apps", headers=headers).status == 200
         late = signer.sign("GET", "/v2/apps", at_s=time.time() - 301)
         assert node.send("GET", "/v2/apps", headers=late).status == 401
+
+
+HEADERS = """
+import io, json
+from fdk import response
+
+def handler(ctx, data: io.BytesIO = None):
+    return response.Response(ctx, response_data=json.dumps(sorted(name.lower() for name in ctx.Headers())))
+"""
+
+
+def test_no_way_of_calling_hands_credentials_to_the_function_or_tells_what_is_there(node: Node) -> None:
+    function_id = node.deploy("paths", "headers", HEADERS)
+    app_id = node.local("GET", "/v2/apps?name=paths")["items"][0]["id"]
+    trigger = {"name": "t", "app_id": app_id, "fn_id": function_id, "type": "http", "source": "/t"}
+    node.local("POST", "/v2/triggers", trigger)
+    node.user("max", 8, administrator=True)
+    node.user("moe", 9)
+    token = node.local("POST", "/stoker/v1/iam/users/max/tokens", {})["token"]
+    for path, missing in [
+        (f"/invoke/{function_id}", f"/invoke/{function_id[:-1]}"),
+        (f"/20181201/functions/{function_id}/actions/invoke", "/20181201/functions/nothing/actions/invoke"),
+        (f"/20260325/functions/{function_id}/actions/invoke", "/20260325/functions/nothing/actions/invoke"),
+        ("/t/paths/t", "/t/paths/nothing"),
+    ]:
+        seen = node.signed("max", "POST", path, b"x")
+        assert seen.status == 200, (path, seen.body)
+        by_token = node.send("POST", path, b"x", {"authorization": f"Bearer {token}"})
+        for reply in (seen, by_token):
+            assert b"authorization" not in reply.body.lower(), path
+        assert node.send("POST", path, b"x").status == 401
+        assert node.send("POST", missing, b"x").status == 401
+        refused, absent = node.signed("moe", "POST", path, b"x"), node.signed("moe", "POST", missing, b"x")
+        assert (refused.status, absent.status) == (404, 404)
+        assert _without_ids(refused.json) == _without_ids(absent.json), path
+
+
+def _without_ids(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name in ("message", "code", "detail")}
