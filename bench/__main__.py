@@ -13,7 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import measure_bounds, measure_cold, measure_memory, measure_records, measure_warm, peers, stoker, wrk
+from bench import (
+    measure_bounds,
+    measure_cold,
+    measure_memory,
+    measure_records,
+    measure_sandbox,
+    measure_warm,
+    peers,
+    stoker,
+    wrk,
+)
 from bench.budgets import Figure, as_json, unmeasured
 from bench.chart import svg
 from bench.machine import conditions
@@ -45,6 +55,8 @@ QUICK = Plan(rounds=2, seconds=1, cold=20, cold_heavy=4, slow=2)
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the report; returns the exit code."""
     args = _parser().parse_args(argv)
+    if args.sandbox:
+        return measure_sandbox.main()
     plan = QUICK if args.quick else FULL
     load = os.getloadavg()[0]
     try:
@@ -152,6 +164,7 @@ def _say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description="Measure every budget of the design beside peers.")
     parser.add_argument("--quick", action="store_true", help="few and short rounds: to see that it works")
+    parser.add_argument("--sandbox", action="store_true", help="only what each layer of the sandbox costs, as a table")
     parser.add_argument(
         "--output", default=str(ROOT), metavar="DIR", help="where docs/reference and bench/results are (this clone)"
     )
