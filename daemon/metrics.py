@@ -55,6 +55,18 @@ _OCI = ("application_id", "resource_id", "resource_display_name")
 METRICS = (
     MetricDoc("stoker_info", "gauge", ("version",), "Always 1; the label is Stoker's version."),
     MetricDoc("stoker_uptime_seconds", "gauge", (), "Time since the daemon was ready."),
+    MetricDoc(
+        "stoker_control_groups", "gauge", ("version",),
+        "Control groups of instances and templates. version: 2, 1, or 0 where there are none.",
+    ),
+    MetricDoc(
+        "stoker_memory_kills_total", "counter", (),
+        "Instances and templates in which the kernel killed a process because their control group was full.",
+    ),
+    MetricDoc(
+        "stoker_networks", "gauge", ("method",),
+        "Networks of function versions that are connected. method: how (network.method).",
+    ),
     MetricDoc("stoker_sandbox_level", "gauge", ("level",), "1 for the level of the sandbox: A (all) to D (nothing)."),
     MetricDoc(
         "stoker_sandbox_mechanism", "gauge", ("name",),

@@ -101,7 +101,8 @@ class Networks:
         self._block: Block | None = None
         self._free = list(reversed(SLOTS))
         self._key = sum(key.encode()) % 256
-        self._wires = 0
+        self.connected = 0
+        """Networks that are connected now."""
 
     # -- what the machine allows --------------------------------------------------------------------------------
 
@@ -241,8 +242,11 @@ class Networks:
             with trio.fail_after(self.settings.wire_s):
                 found = await self._rules(policy)
                 if self.method == "veth":
-                    return await trio.to_thread.run_sync(self._wire_veth, pid, found)
-                return await self._wire_relay(pid, found)
+                    wire = await trio.to_thread.run_sync(self._wire_veth, pid, found)
+                else:
+                    wire = await self._wire_relay(pid, found)
+                self.connected += 1
+                return wire
         except trio.TooSlowError:
             raise NetworkError(f"the network was not connected within {self.settings.wire_s:g} s") from None
         except OSError as exc:
@@ -252,6 +256,7 @@ class Networks:
         """The namespace is going: let go of what was made for it."""
         if wire is None:
             return
+        self.connected -= 1
         if wire.relay is not None:
             wire.relay.close()
         if wire.slot and self._block is not None:

@@ -135,6 +135,8 @@ class Place:
         if self._group is None:
             return
         group, self._group = self._group, None
+        group.peak()
+        self._placement.memory_kills += group.oom_kills > 0
         self._placement.unwatch(self._eventfd)
         if self._placement.cgroups.remove(self._function, group):
             return
@@ -153,6 +155,8 @@ class Placement:
     def __init__(self, cgroups: Cgroups, limits: Limits, log: Any) -> None:
         self.cgroups = cgroups
         self.networks: Networks | None = None
+        self.memory_kills = 0
+        """Groups in which the kernel killed a process for memory."""
         self.log = log
         self.on_out_of_memory: Callable[[int], None] = lambda instance_id: None
         """Called with the id of an instance whose group runs full, before the kernel kills a process of it (v1)."""
@@ -173,6 +177,16 @@ class Placement:
             for eventfd, _ in self._poll.poll(0):
                 os.eventfd_read(eventfd)
                 self.on_out_of_memory(self._watched[eventfd])
+
+    async def samples(self) -> list[tuple[str, tuple[str, ...], float]]:
+        """For the metrics."""
+        found = [
+            ("stoker_control_groups", (str(self.cgroups.site.version),), float(self.cgroups.count)),
+            ("stoker_memory_kills_total", (), float(self.memory_kills)),
+        ]
+        if self.networks is not None:
+            found.append(("stoker_networks", (self.networks.method,), float(self.networks.connected)))
+        return found
 
     def close(self) -> None:
         """Close what `run` waits for."""

@@ -212,6 +212,7 @@ async def _serve(
         node.front_door = front_door
         node.sources.append(RecordMetrics(recorder, sinks, oci_metrics).samples)
         node.sources.append(doctor.samples)
+        node.sources.append(placement.samples)
         node.sources.append(DetachedMetrics(database, catalog, detached, outbox).samples)
         async with trio.open_nursery() as nursery:
             await nursery.start(sinks.run)
