@@ -16,7 +16,7 @@ from daemon.model import LaunchPlan
 from daemon.networks import NetworkError
 from daemon.parents import Child, ExitStatus, Gate, Parent, ParentGone, Refused
 from daemon.placement import MemoryGauge, Place, close_all
-from runtime import control
+from runtime import control, linux
 from runtime.walls import Walls
 
 OUTPUT_BYTES_MAX = 64 * 2**10
@@ -114,9 +114,9 @@ class Template:
             with self._scope, theirs:
                 output_r, output_w = os.pipe2(os.O_CLOEXEC)
                 os.set_blocking(output_r, False)
+                gate = None
                 try:
                     groups: list[int] = []
-                    gate = None
                     try:
                         gate = Gate()
                         groups = place.join_fds()
@@ -130,25 +130,36 @@ class Template:
                         }
                         fds = (job_fd, gate.fd, theirs.fileno(), output_w, *groups)
                         self._child = await spawner.start(self.child_id, message, fds)
-                        await place.wire(self._child.pid, self.plan)
-                        gate.open()
                     finally:
-                        if gate is not None:
-                            gate.close()
                         os.close(output_w)
                         theirs.close()
                         close_all(groups)
-                    await self._attend(output_r, place)
+                    await self._attend(output_r, place, gate)
                 finally:
+                    if gate is not None:
+                        gate.close()
                     os.close(output_r)
         except ParentGone as exc:
             self.condemn(str(exc))
-        except (Refused, NetworkError) as exc:
+        except Refused as exc:
             self._failure = str(exc)
         finally:
             await self._end()
 
-    async def _attend(self, output_fd: int, place: Place) -> None:
+    async def _connect(self, place: Place, gate: Gate) -> None:
+        """Connect its network, for which it waits at the gate."""
+        assert self._child is not None
+        try:
+            await place.wire(self._child.pid, self.plan)
+        except NetworkError as exc:
+            if linux.state_and_parent(self._child.pid)[0] in ("", "Z", "X"):
+                return  # no wonder: what it died of is told in its output
+            self._failure = str(exc)
+            self._scope.cancel(reason="no network")
+        else:
+            gate.open()
+
+    async def _attend(self, output_fd: int, place: Place, gate: Gate) -> None:
         assert self._child is not None
         self.parent.pid = self._child.pid
         self._gauge = place.gauge(self._child.pid, forked=False, limit_bytes=self._memory_bytes_max)
@@ -156,6 +167,7 @@ class Template:
             ended = trio.Event()
             nursery.start_soon(self._read_output, output_fd, ended)
             nursery.start_soon(self._watch_memory)
+            nursery.start_soon(self._connect, place, gate)
             await self.parent.serve(self._on_message)
             with trio.move_on_after(OUTPUT_GRACE_S):
                 await ended.wait()
