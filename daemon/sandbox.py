@@ -133,6 +133,8 @@ class Sandbox:
             filter_calls=has("seccomp"),
             memfd=exact_memory,
             landlock=has("landlock"),
+            scoped=has("landlock-scopes"),
+            cgroup_view=has("cgroup-ns"),
         )
         grant = self.networks.grant(plan.network) if self.networks is not None else Grant(mode="host")
         if grant.namespace:

@@ -64,7 +64,7 @@ def enter_version(places: dict[int, int], *, inheritable: bool = False) -> tuple
     if walls.root is not None:
         rootfs.build(walls.root)
     pass_gate()
-    if walls.namespaces & seccomp.CLONE_NEWUSER:
+    if walls.namespaces & seccomp.CLONE_NEWUSER and walls.cgroup_view:
         namespaces.own_cgroup_view()
     return job, next_pid
 
@@ -134,7 +134,7 @@ def enter_template(job: Job) -> None:
             # Its own /proc and those of its children, which it kills. Landlock itself keeps all others' memory shut.
             paths = [(path, landlock.READ) for path in [*walls.readable, "/proc"]]
             paths += [(path, landlock.WRITE) for path in walls.writable or ()] + _OWN_DEVICES
-        landlock.restrict(paths=paths, connect=walls.connect_ports, bind=walls.bind_ports)
+        landlock.restrict(paths=paths, connect=walls.connect_ports, bind=walls.bind_ports, scoped=walls.scoped)
     if walls.filter_calls:
         namespaced = bool(walls.instance_namespaces)
         program = seccomp.template_filter(
@@ -176,7 +176,7 @@ def seal(job: Job, tmp: str) -> None:
         paths = None
         if walls.readable is not None:
             paths = [(path, landlock.READ) for path in walls.readable] + [(tmp, landlock.WRITE), *_OWN_DEVICES]
-        landlock.restrict(paths=paths)  # the rules for ports hold since `enter_template`
+        landlock.restrict(paths=paths, scoped=walls.scoped)  # the rules for ports hold since `enter_template`
     if walls.filter_calls and walls.instance_namespaces:
         privileges.filter_system_calls(_INSTANCE_FILTER)
 

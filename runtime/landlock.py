@@ -82,9 +82,10 @@ def restrict(
         attributes += struct.pack("<Q", net)
     else:
         net = 0
+    scopes = SCOPE_SOCKETS | SCOPE_SIGNALS if scoped and version >= ABI_SCOPES else 0
     if version >= ABI_SCOPES:
-        attributes += struct.pack("<Q", SCOPE_SOCKETS | SCOPE_SIGNALS if scoped else 0)
-    elif not files and not net:
+        attributes += struct.pack("<Q", scopes)
+    if not files and not net and not scopes:
         return False  # the kernel refuses an empty set
     ruleset = _check(_libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0)))
     try:

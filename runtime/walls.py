@@ -14,6 +14,7 @@ class Walls:
 
     __slots__ = (
         "bind_ports",
+        "cgroup_view",
         "connect_ports",
         "drop_capabilities",
         "filter_calls",
@@ -29,6 +30,7 @@ class Walls:
         "no_new_privs",
         "readable",
         "root",
+        "scoped",
         "writable",
     )
 
@@ -48,6 +50,8 @@ class Walls:
         internet: bool = True,
         memfd: bool = True,
         landlock: bool = False,
+        scoped: bool = True,
+        cgroup_view: bool = True,
         readable: list[str] | None = None,
         writable: list[str] | None = None,
         connect_ports: list[int] | None = None,
@@ -76,6 +80,10 @@ class Walls:
         self.memfd = memfd
         """Whether files in memory can be made (memfd_create(2))."""
         self.landlock = landlock
+        self.scoped = scoped
+        """Whether Landlock keeps signals and abstract sockets inside too."""
+        self.cgroup_view = cgroup_view
+        """Whether a version with namespaces sees its own control group as the root of all."""
         self.readable = readable
         """Where there is no root file system of its own: what can be read; None: not restricted."""
         self.writable = writable
