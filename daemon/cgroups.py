@@ -10,13 +10,16 @@ itself (`runtime.cgroups.join`), through descriptors opened here; `Group.holds` 
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.cgroups import kill_all, pids_in, remove_tree, write
 
 CONTROLLERS = ("memory", "pids", "cpu")
+_NAME = re.compile(r"stoker-[0-9a-f]{12}")
 PERIOD_US = 100_000
 """Period of CPU limits: the kernel's default. An instance with ``cpu`` 0.5 runs 50 ms in each."""
 SHARES_PER_MIB = 8
@@ -239,6 +242,7 @@ class Cgroups:
         """``name``: of our directory, unique to this daemon."""
         self.site = site
         self.name = name
+        self._locks: list[int] = []
         self._functions: dict[str, int] = {}
         """How many groups each function's group has."""
 
@@ -342,17 +346,49 @@ class Cgroups:
             directory = self._directory(name)
             if os.path.isdir(directory):
                 remove_tree(directory)
-            os.makedirs(directory, exist_ok=True)
+            self._sweep_beside(os.path.dirname(directory))
+            self._make_locked(directory)
             if self.site.version == 2:
                 enable(directory, self.controllers)
         if self.site.version == 1 and "cpu" in self.controllers:
             # All functions together against the daemon, which is one process of weight 1024 beside them.
             write(f"{self._directory('cpu')}/cpu.shares", 1024 * (os.cpu_count() or 1))
 
+    def _make_locked(self, directory: str) -> None:
+        """Make it and lock it for as long as we live: so others see that it is not left over."""
+        while True:
+            os.makedirs(directory, exist_ok=True)
+            try:
+                fd = lock(directory)
+            except FileNotFoundError:
+                continue  # swept by another daemon that was quicker than our lock
+            if fd >= 0 and os.path.isdir(directory):
+                self._locks.append(fd)
+                return
+            if fd >= 0:
+                os.close(fd)
+            else:
+                return  # its former daemon's spawner is just removing what is in it
+
+    def _sweep_beside(self, parent: str) -> None:
+        """Remove what daemons on other data directories left that are gone: nobody holds their locks."""
+        for entry in os.scandir(parent):
+            if _NAME.fullmatch(entry.name) and entry.path not in self.directories and not _any_process(entry.path):
+                try:
+                    fd = lock(entry.path)
+                except OSError:
+                    continue
+                if fd >= 0:
+                    remove_tree(entry.path)
+                    os.close(fd)
+
     def close(self) -> None:
         """Kill and remove everything in our directory, and the directory."""
         for directory in self.directories:
             remove_tree(directory)
+        for fd in self._locks:
+            os.close(fd)
+        self._locks.clear()
         self._functions.clear()
 
 
@@ -375,6 +411,21 @@ def own_paths(text: str) -> dict[str, str]:
     return found
 
 
+def lock(directory: str) -> int:
+    """A descriptor that holds the directory's lock, or -1 when another process does.
+
+    Raises:
+      OSError: there is no such directory.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return -1
+    return fd
+
+
 def enable(directory: str, controllers: tuple[str, ...]) -> None:
     """Let the groups below a v2 directory have the controllers.
 
@@ -384,6 +435,10 @@ def enable(directory: str, controllers: tuple[str, ...]) -> None:
     missing = set(controllers) - set(Path(directory, "cgroup.subtree_control").read_text().split())
     if missing:
         write(f"{directory}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
+
+
+def _any_process(directory: str) -> bool:
+    return any(pids_in(path) for path, _, _ in os.walk(directory))
 
 
 def _field(text: bytes, name: bytes) -> int:

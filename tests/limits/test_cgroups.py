@@ -211,6 +211,17 @@ def test_what_a_killed_daemon_left_is_swept_by_the_next_and_only_that(tmp_path: 
         assert other.remove("f", kept)
 
 
+def test_what_a_daemon_on_another_directory_left_is_swept_but_not_a_living_one_s(tmp_path: Path) -> None:
+    with groups(tmp_path / "living") as living:
+        gone, _ = probe(name_for(tmp_path / "gone"))
+        gone.make("f", "i1", LIMIT)
+        for fd in gone._locks:  # as its end does, however it comes
+            os.close(fd)
+        with groups(tmp_path / "next"):
+            assert not any(Path(path).exists() for path in gone.directories)
+            assert all(Path(path).exists() for path in living.directories)
+
+
 def test_a_setting_that_forbids_them_is_obeyed_and_named() -> None:
     found, reason = probe(name_for(Path("/nowhere")), setting="off")
     assert not found.active
