@@ -217,3 +217,50 @@ def test_the_store_keeps_a_mutated_archive_whole_or_not_at_all(seed: bytes, draw
 
     with tempfile.TemporaryDirectory() as root:
         trio.run(run, Path(root))
+
+
+evil_parts = st.sampled_from(
+    ["..", ".", "", "function", "python", "a", "link", "victim", "é", "e\u0301", "x" * 256, "\\", "C:", "~", "-rf"]
+)
+evil_names = st.lists(evil_parts, min_size=1, max_size=5).map("/".join) | st.builds("/{}".format, evil_parts)
+evil_entries = st.one_of(
+    st.builds(Entry, evil_names, st.binary(max_size=20)),
+    st.builds(link, evil_names.map("function/{}".format), evil_names),
+    st.builds(lambda name, mode: Entry(name, b"", mode=mode), evil_names, st.sampled_from([0o10644, 0o20666, 0o60666])),
+    st.builds(lambda name: Entry(f"function/link/{name}", b"through a link"), evil_parts),
+    st.just(link("function/link", "../../victim")),
+    st.just(link("function/link", "..")),
+)
+
+
+@examples(300)
+@given(st.lists(evil_entries, max_size=6), st.data(), st.booleans())
+def test_nothing_is_written_outside_whatever_the_names_and_links(
+    entries: list[Entry], draw: st.DataObject, mutated: bool
+) -> None:
+    data = archive([handler(), *entries])
+    if mutated:
+        data = mutate(data, draw)
+    outer = Path(tempfile.mkdtemp())
+    target = outer / "a" / "b" / "target"
+    target.mkdir(parents=True)
+    for victim in (outer / "victim", outer / "a" / "victim", outer / "a" / "b" / "victim"):
+        victim.write_text("untouched")
+    archive_fd, root_fd = os.memfd_create("archive"), os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.write(archive_fd, data)
+        try:
+            unpack(archive_fd, root_fd, LIMITS, parent_pid=os.getppid())
+        except Refused:
+            event("refused")
+        else:
+            event("accepted")
+            assert not [p for p in target.rglob("*") if not p.resolve().is_relative_to(target.resolve())]
+            assert not [p for p in target.rglob("*") if not (p.is_symlink() or p.is_dir() or p.is_file())]
+        outside = {p: p.read_text() if p.is_file() else None for p in outer.rglob("*") if target not in p.parents}
+        assert set(outside.values()) == {"untouched", None}
+        assert len(outside) == 6, sorted(outside)
+    finally:
+        os.close(archive_fd)
+        os.close(root_fd)
+        shutil.rmtree(outer)
