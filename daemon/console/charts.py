@@ -186,7 +186,7 @@ class _Frame:
 def clock(at: float, *, span_s: float = 0.0) -> str:
     """Local time of the machine: the hour for a chart of a day, the day for a longer one."""
     moment = datetime.fromtimestamp(at).astimezone()
-    return moment.strftime("%d %b" if span_s > 2 * 86_400 else "%H:%M" if span_s >= 300 else "%H:%M:%S")
+    return moment.strftime("%d %b" if span_s > 2 * 86_400 else "%H:%M" if span_s >= 900 else "%H:%M:%S")
 
 
 def sparkline(values: Sequence[float], *, label: str, style: str = "s1") -> str:
