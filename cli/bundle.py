@@ -93,7 +93,7 @@ def build(
     Raises:
       CliError: something cannot be bundled, or the dependencies cannot be installed.
     """
-    if found.build or found.starts_program or image is not None:
+    if found.build or found.starts_program or found.names_fdk or image is not None:
         from cli.recipes import recipe_of
 
         with recipe_of(directory, found, steps, image, refresh=refresh) as recipe:

@@ -92,6 +92,11 @@ class FuncFile:
         """Whether it is no Python handler but a program that follows the Fn contract by itself."""
         return bool(self.command) or bool(kinds.family(self.runtime))
 
+    @property
+    def names_fdk(self) -> bool:
+        """Whether it says which FDK runs its handler (annotation ``stoker.dev/fdk``)."""
+        return bool(self.annotations.get(kinds.FDK_ANNOTATION))
+
 
 def find(directory: Path) -> Path:
     """The directory's func.yaml, func.yml or func.json.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+FDK_ANNOTATION = "stoker.dev/fdk"
+"""In func.yaml: ``official`` has a Python handler run by Fn's own FDK, in a process per instance."""
 BUILT_FILE = ".stoker.json"
 """Equal to the daemon's: ``runtime``, ``command``, ``environment`` of a bundle."""
 _FOREIGN = re.compile(r"(node|go|java|kotlin|ruby|dotnet|docker|exec)([0-9][0-9.]*)?")

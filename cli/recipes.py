@@ -46,6 +46,8 @@ def recipe_of(
             recipe = _of_directory(directory, found)
         else:
             recipe = Recipe(directory, requirements.read(directory / "requirements.txt"), runtime=found.runtime)
+        if _wants_official_fdk(found):
+            _use_official_fdk(recipe, directory, found)
         packages = image.node_packages if image is not None else _has_packages(directory, found)
         if packages is not None:
             with steps.step("dependencies") as step:
@@ -97,6 +99,29 @@ def _of_directory(directory: Path, found: FuncFile) -> Recipe:
         recipe.left_out.add("node_modules")
     recipe.generated[kinds.BUILT_FILE] = built_file(found.runtime, command, environment)
     return recipe
+
+
+def _wants_official_fdk(found: FuncFile) -> bool:
+    value = found.annotations.get(kinds.FDK_ANNOTATION, "")
+    if value not in ("", "official"):
+        raise CliError(f"{found.path.name}: annotations: {kinds.FDK_ANNOTATION} must be official, not {value!r}")
+    return bool(value) and not found.starts_program
+
+
+def _use_official_fdk(recipe: Recipe, directory: Path, found: FuncFile) -> None:
+    """Have the handler run by Fn's own FDK, a program like any other, in place of our worker.
+
+    Its script ``bin/fdk`` names the interpreter of the machine that installed it, so what that does is said here.
+    """
+    recipe.requirements = requirements.read(directory / "requirements.txt", keep_fdk=True)
+    if not any(requirements.names_fdk(line) for line in recipe.requirements.lines):
+        raise CliError(
+            f"{found.path.name}: annotations: {kinds.FDK_ANNOTATION}: official, and requirements.txt does not name fdk",
+            hint="add a line such as fdk==0.1.128",
+        )
+    handler = [f"/function/{found.handler_file}", found.handler_name]
+    command = ["python3", "-c", "from fdk.scripts.fdk import main; main()", *handler]
+    recipe.generated[kinds.BUILT_FILE] = built_file(found.runtime, command, _PYTHON_PATH)
 
 
 def _of_image(image: Image, found: FuncFile) -> Recipe:

@@ -56,6 +56,11 @@ def read(path: Path, *, keep_fdk: bool = False) -> Requirements:
     return found
 
 
+def names_fdk(line: str) -> bool:
+    """Whether a line of a requirements file asks for ``fdk``, in whatever spelling."""
+    return _FDK.match(line) is not None
+
+
 class _Reader:
     def __init__(self, found: Requirements, *, keep_fdk: bool) -> None:
         self._found = found
@@ -96,7 +101,7 @@ class _Reader:
             self._requirement(path, line, place, constraint)
 
     def _requirement(self, path: Path, line: str, place: str, constraint: bool) -> None:
-        if _FDK.match(line) and not self._keep_fdk:
+        if names_fdk(line) and not self._keep_fdk:
             return
         name, marker, rest = line.partition(";")
         direct = re.fullmatch(r"([A-Za-z0-9._\-]+\s*(?:\[[^\]]*\])?\s*@\s*)?(file:(?://)?)?(.+?)(\[[^\]]*\])?\s*", name)

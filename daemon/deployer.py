@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -91,8 +93,6 @@ class Deployer:
             bundle = await self._database.read(lambda conn: records.bundle(conn, new.live.digest))
             if bundle is None:
                 raise errors.BundleMissing(detail=f"{new.live.image} ({new.live.digest})")
-            if bundle.command:
-                raise errors.DeployFailed(not_yet(new, bundle))
             plan = self.plan(app, new, bundle, await self._interpreter(new, bundle))
             await self._database.write(lambda conn: records.insert_version(conn, replace(new.live, state="building")))
             try:
@@ -222,7 +222,7 @@ class Deployer:
           InvalidFunction: the machine lacks it.
         """
         runtime = function.live.runtime or bundle.runtime
-        if runtime == "python":
+        if runtime == "python" or not is_python(runtime):
             return ""
         # In a thread: the first question runs every Python of the machine once.
         return await trio.to_thread.run_sync(self._interpreters, runtime)
@@ -235,6 +235,9 @@ class Deployer:
             handler_file, handler_name = split_handler(version.handler)
         told = tracing.environment(self._tracing, app, function)
         environment = {**bundle.environment, **environment_of(app, function, version), **told}
+        if bundle.command and is_python(bundle.runtime):  # its python3 is the one that its packages were made for
+            python = interpreter or getattr(sys, "_base_executable", sys.executable)
+            environment["PATH"] = f"{os.path.dirname(os.path.realpath(python))}:{SAFE_PATH}"
         adapter = version.adapter or bundle.adapter
         cpu = cpu_of(function.annotations)
         network = network_of(app.annotations, default=self._network_mode)
@@ -255,19 +258,17 @@ class Deployer:
             environment=environment,
             memory_mib=version.memory_mib,
             timeout_s=version.timeout_s,
-            start=version.start,
+            start="exec" if bundle.command else version.start,
             adapter=adapter,
+            command=bundle.command,
             cpu=cpu,
             network=network,
         )
 
 
-def not_yet(function: Function, bundle: Bundle) -> str:
-    """Why a bundle that starts a program of its own cannot be deployed."""
-    return (
-        f"cannot deploy {function.name}: programs of one's own (runtime {bundle.runtime}: "
-        f"{' '.join(bundle.command)[:200]}) are not supported yet; Python functions are"
-    )
+def is_python(runtime: str) -> bool:
+    """Whether a bundle's runtime is a Python, not another language's."""
+    return runtime.startswith("python")
 
 
 def environment_of(app: App, function: Function, version: Version) -> Mapping[str, str]:

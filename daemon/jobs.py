@@ -14,6 +14,10 @@ from daemon.model import LaunchPlan
 from runtime import boot
 from runtime.job import Job
 
+SOCKETS, LISTENER = "iofs", "lsnr.sock"
+"""Below the directory for temporary files: where a program listens. With /tmp before it, Fn's own path."""
+_SEARCH_PATHS = ("PYTHONPATH", "NODE_PATH", "CLASSPATH", "LD_LIBRARY_PATH")
+
 
 class Jobs:
     """Makes the jobs of one daemon."""
@@ -52,6 +56,10 @@ class Jobs:
             writable=[tmpdirs.of_function(self._run_dir, plan.function_id)],
         )  # fmt: skip
         inside = walls.root is not None
+        environment, command = dict(plan.environment), list(plan.command)
+        if command and not inside:
+            environment, command = _on_host(plan.bundle_dir, environment, command)
+            environment["FN_LISTENER"] = f"unix:{tmp}/{SOCKETS}/{LISTENER}"
         return Job(
             roots=self._roots,
             interpreter=interpreter,
@@ -61,9 +69,28 @@ class Jobs:
             handler_file=plan.handler_file,
             handler_name=plan.handler_name,
             adapter=plan.adapter,
-            environment=dict(plan.environment),
+            environment=environment,
             tmp=tmp,
             pycache=sandbox.PYCACHE if inside else pycache,
             walls=walls,
             response_bytes_max=self._limits.response_bytes_max,
+            command=command,
+            socket_directory=os.path.join(tmp, SOCKETS) if command else "",
         )
+
+
+def _on_host(bundle_dir: str, environment: dict[str, str], command: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Where there is no root file system of its own: words and search paths that name the bundle, by its real place."""
+
+    def real(path: str) -> str:
+        for inside in (sandbox.FUNCTION, sandbox.PACKAGES, sandbox.RESOURCES):
+            if path == inside or path.startswith(inside + "/"):
+                return os.path.realpath(bundle_dir + inside) + path[len(inside) :]
+        return path
+
+    paths = {
+        name: os.pathsep.join(map(real, environment[name].split(os.pathsep)))
+        for name in _SEARCH_PATHS
+        if name in environment
+    }
+    return {**environment, **paths}, [real(word) for word in command]

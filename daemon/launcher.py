@@ -5,7 +5,8 @@ daemon -> spawner -> template of a revision -> instances. Start kinds:
 * ``fork``: the template was there.
 * ``boot``: the template had to be started first.
 * ``exec``: a process of its own that imports the function by itself, because the module cannot be forked safely or
-  because the version asks for it (``stoker.dev/start: exec`` and ``boot`` are the same here).
+  because the version asks for it (``stoker.dev/start: exec`` and ``boot`` are the same here); or a program that follows
+  the Fn contract, in any language (`daemon.http_channel`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from daemon.cgroups import Cgroups, Site
 from daemon.channel import Channel
 from daemon.config import Limits
 from daemon.errors import InitFailed, InternalError
+from daemon.http_channel import HttpChannel, open_pipes
 from daemon.jobs import Jobs
 from daemon.model import LaunchPlan
 from daemon.networks import NetworkError
@@ -59,7 +61,7 @@ class Worker:
         child: Child,
         *,
         start_kind: str,
-        channel: Channel,
+        channel: Channel | HttpChannel,
         stdout_fd: int,
         stderr_fd: int,
         gauge: MemoryGauge,
@@ -294,7 +296,7 @@ class Launcher:
                 if plan.start == "fork":
                     reason = self._unforkable[plan.revision].reason
                     raise InitFailed(detail=f"cannot be forked as its start mode demands: {reason}")
-                if plan.start in ("boot", "exec"):
+                if plan.start in ("boot", "exec") and not plan.command:
                     self._precompiler.everything(plan)
                 with self._jobs.memfd(plan, tmp) as (job_fd, job):
                     parent = await self._the_spawner()
@@ -336,8 +338,7 @@ class Launcher:
         forking_s = trio.current_time()
         try:
             groups = place.join_fds()
-            for _ in range(4):
-                pipes += os.pipe2(os.O_CLOEXEC)
+            pipes += open_pipes(program=bool(plan.command))
             calls_r, calls_w, answers_r, answers_w, stdout_r, stdout_w, stderr_r, stderr_w = pipes
             theirs, ours = (calls_r, answers_w, stdout_w, stderr_w), (calls_w, answers_r, stdout_r, stderr_r)
             for fd in ours:
@@ -354,7 +355,14 @@ class Launcher:
             close_all(pipes)
             close_all(groups)
         gauge = place.gauge(child.pid, forked=kind != "exec", limit_bytes=plan.memory_mib * 2**20)
-        channel = Channel(calls_w, answers_r, self._limits)
+        channel: Channel | HttpChannel
+        if plan.command:
+            os.close(calls_w)
+            channel = HttpChannel(answers_r, child, self._limits, kill=lambda: worker.kill())
+            assert self._nursery is not None
+            self._nursery.start_soon(channel.close_idle)
+        else:
+            channel = Channel(calls_w, answers_r, self._limits)
         worker = Worker(
             child, start_kind=kind, channel=channel, stdout_fd=stdout_r, stderr_fd=stderr_r, gauge=gauge, place=place,
             own_pids=self.sandbox.has_pids,

@@ -268,4 +268,6 @@ class LaunchPlan:
     adapter: str = ""
     cpu: float = 0.0
     """Cores that an instance may use at most; 0: as many as are free."""
+    command: tuple[str, ...] = ()
+    """Not empty: this program is started in ``function/`` and follows the Fn contract; there is no handler."""
     network: NetworkPolicy = field(default_factory=NetworkPolicy)

@@ -20,17 +20,7 @@ def run(template_pid: int) -> NoReturn:
     for fd in (confine.STDOUT, confine.STDERR, confine.JOB):
         os.dup2(null, fd)  # the template's output and job are its own
     sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = None  # type: ignore[misc]
-    status = 0
-    while True:
-        try:
-            pid, status = os.waitpid(-1, 0)
-        except InterruptedError:
-            continue
-        except ChildProcessError:
-            break
-        if pid == template_pid:
-            break
-    code = os.waitstatus_to_exitcode(status)  # negative: the signal that killed it
+    code = os.waitstatus_to_exitcode(wait_for(template_pid))  # negative: the signal that killed it
     ended = {"type": "ended", "code": code if code >= 0 else -1, "signal": -code if code < 0 else -1}
     try:
         with socket.socket(fileno=confine.CONTROL) as sock:
@@ -39,3 +29,16 @@ def run(template_pid: int) -> NoReturn:
     except OSError:
         pass  # the daemon is gone, or so busy that it learns the rest from the end of the socket
     os._exit(max(code, 0))
+
+
+def wait_for(child: int) -> int:
+    """Reap whatever ends until that is ``child``; its wait status."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, 0)
+        except InterruptedError:
+            continue
+        except ChildProcessError:
+            return 0
+        if pid == child:
+            return status

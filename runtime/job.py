@@ -25,6 +25,7 @@ class Job:
 
     __slots__ = (
         "adapter",
+        "command",
         "directory",
         "environment",
         "handler_file",
@@ -34,6 +35,7 @@ class Job:
         "pycache",
         "response_bytes_max",
         "roots",
+        "socket_directory",
         "tmp",
         "walls",
     )
@@ -53,6 +55,8 @@ class Job:
         pycache: str,
         walls: Walls,
         response_bytes_max: int,
+        command: list[str] | None = None,
+        socket_directory: str = "",
     ) -> None:
         self.roots = roots
         """Directories that hold runtime, fdk and msgpack; on the search path only until these are imported."""
@@ -74,6 +78,10 @@ class Job:
         """Where compiled modules of the bundle are kept; the bundle itself stays as it was unpacked."""
         self.walls = walls
         self.response_bytes_max = response_bytes_max
+        self.command = command or []
+        """A program and its arguments, in place of a handler; empty: there is a handler."""
+        self.socket_directory = socket_directory
+        """Where that program listens; does not exist yet."""
 
     def to_memfd(self) -> int:
         """A new descriptor of the document, for `from_fd`."""

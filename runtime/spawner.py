@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from runtime import atfork
 
 with atfork.kept_back():  # what these import of the standard library registers hooks
-    from runtime import confine, control, init, linux, namespaces, seccomp, template
+    from runtime import confine, control, init, linux, namespaces, program, seccomp, template
     from runtime.boot import command
     from runtime.forker import EndRequested, Forker
     from runtime.job import Job
@@ -105,6 +105,8 @@ def _child(message: dict[str, Any], fds: list[int], spawner_pid: int) -> NoRetur
             init.run(template_pid)
         confine.die_with_parent(1)
     confine.enter_template(job)
+    if job.command:
+        program.main(job, own_pids)
     if job.interpreter:
         _execute(job, entry)
     elif entry == "resume_template":

@@ -35,6 +35,8 @@ FLOORS = {
     "daemon.templates": 3,
     "daemon.tmpdirs": 3,
     "daemon.channel": 3,
+    "daemon.http_channel": 3,
+    "daemon.http_reply": 3,
     "daemon.sandbox": 3,
     "daemon.doctor": 3,
     "daemon.jobs": 3,

@@ -130,7 +130,7 @@ FEATURES: dict[str, list[Feature]] = {
         _f(84, "OCI: image signatures", NONE, "bundles are named by their SHA-256", "tests/system/test_deploy.py::test_the_same_bundle_is_stored_once_under_its_digest"),
     ],
     "The fn command": [
-        _f(85, "init for 20 runtimes", DIFFERS, "`fn init` works as it is; functions of Python run, other languages' bundles are made but do not run yet", "tests/shim/test_languages.py::test_the_daemon_says_what_it_cannot_run_yet"),
+        _f(85, "init for 20 runtimes", DIFFERS, "`fn init` works as it is; Python, Node, Go, Java and any program that follows the contract run, with the interpreters that the machine has; Ruby and .NET by an entrypoint of one's own", "tests/shim/test_languages.py::test_a_program_from_init_to_its_answer"),
         _f(86, "init with an HTTP trigger", WORKS, "", DEPLOY),
         _f(87, "init from an image", NONE, "an init image is a container; refused by name", CALLS),
         _f(88, "build", WORKS, "through the stand-in: `stoker shim install`", CALLS),

@@ -1,4 +1,4 @@
-"""Bundles of other languages: what is in them, what is refused, and what the daemon says while it cannot run them."""
+"""Bundles of other languages: what is in them, what is refused, and that they run."""
 
 from __future__ import annotations
 
@@ -167,16 +167,26 @@ def test_a_python_program_of_ones_own(stoker: Run, make: Make, bundled: Any) -> 
     assert "there is no nosuchprogram on this machine" in failed
 
 
-def test_the_daemon_says_what_it_cannot_run_yet(stoker: Run, make: Make, shared_daemon: Daemon) -> None:
-    directory = make("g", "runtime: exec\n", func="#!/bin/sh\n")
-    (directory / "func").chmod(0o755)
-    failed = stoker("deploy", "--app", "lang", "--create-app", "g", code=1).stderr
-    assert "cannot deploy g: programs of one's own (runtime exec: ./func) are not supported yet" in failed
+def test_a_program_from_init_to_its_answer(stoker: Run, tmp_path: Path, shared_daemon: Daemon) -> None:
+    stoker("init", "--runtime", "exec", "g")
+    stoker("deploy", "--app", "lang", "--create-app", "g")
+    assert json.loads(stoker("invoke", "lang", "g", "-d", '{"name": "Ada"}').stdout) == {"message": "Hello Ada"}
     items = shared_daemon.api("GET", "/stoker/v1/bundles?name=g")["items"]
-    assert [item["runtime"] for item in items] == ["exec"], "the bundle itself is there"
-    assert shared_daemon.request("POST", "/v2/fns", json.dumps(
-        {"app_id": shared_daemon.app("lang"), "name": "g2", "image": "g:0.0.1"}
-    )).status == 422  # fmt: skip
+    assert [item["runtime"] for item in items] == ["exec"]
+
+
+def test_the_official_fdk_of_python(stoker: Run, make: Make) -> None:
+    yaml = "runtime: python\nentrypoint: /python/bin/fdk /function/func.py handler\n"
+    source = "import fdk, sys\nfrom fdk import version\ndef handler(ctx, data=None):\n    return version.VERSION\n"
+    make("o", yaml + "annotations: {stoker.dev/fdk: official}\n", **{"func.py": source, "requirements.txt": ""})
+    failed = stoker("build", "o", "-o", "a.zip", code=1).stderr
+    assert "stoker.dev/fdk: official, and requirements.txt does not name fdk" in failed
+    make("p", yaml + "annotations: {stoker.dev/fdk: mine}\n", **{"func.py": source})
+    assert "stoker.dev/fdk must be official, not 'mine'" in stoker("build", "p", "-o", "a.zip", code=1).stderr
+    directory = make("o", yaml + "annotations: {stoker.dev/fdk: official}\n", **{"func.py": source})
+    (directory / "requirements.txt").write_text("fdk==0.1.128\n")
+    stoker("deploy", "--app", "lang", "--create-app", "o")
+    assert stoker("invoke", "lang", "o").stdout.strip() == "0.1.128"
 
 
 @pytest.mark.parametrize(
