@@ -285,6 +285,8 @@ class Launcher:
     async def _start(
         self, plan: LaunchPlan, tmp: str, place: Place, on_boot_output: Callable[[bytes], None]
     ) -> tuple[Worker, Child]:
+        if plan.command and (why := self.sandbox.refuses_programs):
+            raise InitFailed(detail=why)
         for attempt in range(1, STARTS_MAX + 1):
             began_s = trio.current_time()
             try:

@@ -87,6 +87,20 @@ class Sandbox:
         """Whether an instance is the first process of a namespace: with it everything beneath it dies."""
         return bool(self.namespaces & seccomp.CLONE_NEWPID)
 
+    @property
+    def refuses_programs(self) -> str:
+        """Why programs that listen on a unix socket cannot run here, or empty.
+
+        POLICY: without namespaces nothing but the filter keeps a function from the host's unix sockets (Landlock does
+        not), so it makes none at all (`runtime.seccomp`): neither can it make its own.
+        """
+        if self.namespaces or not self.diagnosis.has("seccomp"):
+            return ""
+        return (
+            f"programs of one's own need namespaces, and this machine gives none (sandbox level "
+            f"{self.diagnosis.level}; stokerd --doctor says why): without them no function can make unix sockets"
+        )
+
     def _kinds(self) -> int:
         if not self.diagnosis.has("user", "instance"):
             return 0
