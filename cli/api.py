@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cli import explanations
 from cli.errors import ApiError, CliError
 from cli.transport import REPLY_S, Reply, Transport
 
@@ -158,7 +159,7 @@ def api_error(reply: Reply, prefix: str = "", *, about: bool = False) -> ApiErro
     if about:
         message += f" ({', '.join(part for part in (f'status {reply.status}', code) if part)})"
     retry = reply.header("retry-after")
-    hint = f"the node is busy; try again in {retry} s" if retry else ""
+    hint = f"the node is busy; try again in {retry} s. {explanations.cure(code)}".rstrip() if retry else ""
     if code == "not-authenticated":
         hint = "the daemon wants to know who you are: use its unix socket as root or in group stoker, or a token: "
         hint += "export STOKER_TOKEN=$(stoker iam token USER)"

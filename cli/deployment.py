@@ -107,8 +107,10 @@ class Deployment:
 
     def _explained(self, exc: ApiError, existing: Json | None) -> ApiError:
         if exc.code == "deploy-failed":
-            exc.hint = "the old version goes on serving; mend the function and deploy again" if existing else (
-                "mend the function and deploy again")  # fmt: skip
+            mend = "mend the function and deploy again"
+            if "ModuleNotFoundError" in exc.detail:
+                mend = "name what is not found in requirements.txt (or correct the import) and deploy again"
+            exc.hint = f"the old version goes on serving; {mend}" if existing else mend
         return exc
 
     def _status(self, function_id: str) -> Json:

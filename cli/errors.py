@@ -9,6 +9,8 @@ from typing import IO, Any
 
 import click
 
+from cli import explanations
+
 
 class CliError(click.ClickException):
     """A failure with an optional block of detail (a traceback, pip's last lines) and a next step."""
@@ -53,11 +55,22 @@ class ApiError(CliError):
         self.code = code
         self.call_id = call_id
 
+    def show(self, file: IO[Any] | None = None) -> None:
+        """As `CliError.show`; where nobody knows a nearer next step, the one of the error's code."""
+        self.hint = self.hint or _next_step(self.code)
+        super().show(file)
+
     def to_dict(self) -> dict[str, Any]:
         """The same for ``--output json``."""
+        self.hint = self.hint or _next_step(self.code)
         body = {**super().to_dict(), "status": self.status}
         if self.code:
             body["code"] = self.code
         if self.call_id:
             body["call_id"] = self.call_id
         return body
+
+
+def _next_step(code: str) -> str:
+    """What to do about the daemon's error; nothing where its message says all that there is to say."""
+    return "" if code in ("bad-request", "conflict") else explanations.cure(code)

@@ -12,7 +12,7 @@ CURES: dict[str, str] = {
     "missing-parameter": "Add the parameter that the message names; list operations of the OCI API need a "
     "compartmentId or an applicationId.",
     "cannot-parse": "Send one JSON object, UTF-8, with every name once.",
-    "not-authenticated": "Check that the key is known ('stoker iam user list'), that key file and fingerprint in "
+    "not-authenticated": "Check that the key is known ('stoker iam user ls'), that key file and fingerprint in "
     "~/.oci/config belong together, and that the clock is right to five minutes; the daemon's log says which it was.",
     "forbidden": "From a browser: open the page again. From a program: use the listener's own name or address as Host "
     "(http.hosts allows more), and no Origin of another site.",
@@ -59,10 +59,11 @@ CURES: dict[str, str] = {
     "concurrency-limit": "As many calls run as the service limit allows: try again later, or raise the limit that the "
     "message names in the daemon's configuration.",
     "node-busy": "No instance became free in time: 'stoker ps' shows what holds the node's memory; limits.memory_mib "
-    "is how much there is. Try again after Retry-After.",
+    "is how much there is.",
     "too-large-for-node": "Give the function less memory, or the node more (limits.memory_mib).",
     "draining": "The daemon is stopping: try again in a moment.",
     # Ours.
-    "internal-error": "This is a bug in Stoker. The daemon's log has the traceback: please report it.",
+    "internal-error": "Where the detail names a disk or a file, mend that and try again: nothing that was acknowledged "
+    "is lost. Otherwise this is a bug in Stoker: the daemon's log has the traceback, please report it.",
 }
 """By the error's code."""

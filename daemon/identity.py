@@ -230,7 +230,12 @@ class Identity:
         if count <= COMPLAINTS_PER_S:
             address = "" if peer is None else peer.address or f"uid {peer.uid}"
             self._log.info(
-                "not authenticated", why=why, method=method, target=target[:200].decode("latin-1"), client=address
+                "not authenticated",
+                why=why,
+                what_now=signatures.cure(why),
+                method=method,
+                target=target[:200].decode("latin-1"),
+                client=address,
             )
 
     def function_principal(self, function_ocid: str) -> Principal | None:

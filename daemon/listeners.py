@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import signal
@@ -22,6 +23,14 @@ from daemon.tls import TlsError, TlsFiles
 
 SOCKET_PATH_BYTES_MAX = 107
 """sockaddr_un.sun_path less its NUL (unix(7))."""
+
+
+BIND_CURES = {
+    errno.EADDRINUSE: "is another stokerd running? --listen 127.0.0.1:0 picks a free port",
+    errno.EADDRNOTAVAIL: "give an address of this machine with --listen",
+    errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE; give a higher one with --listen",
+}
+"""What to do when the TCP listener cannot be had."""
 
 
 class CannotServe(Exception):
@@ -130,15 +139,17 @@ def bind_tcp(config: Config) -> socket.socket:
         family, kind, proto, _, address = infos[0]
         sock = socket.socket(family, kind, proto)
     except OSError as exc:
-        raise CannotServe(f"cannot listen on {config.http.listen}: {exc.strerror}") from exc
+        raise CannotServe(
+            f"cannot listen on {config.http.listen}: {exc.strerror}; give an address of this machine with --listen"
+        ) from exc
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         sock.listen(config.http.backlog)
     except OSError as exc:
         sock.close()
-        hint = "; is another stokerd running? --listen 127.0.0.1:0 picks a free port" if exc.errno == 98 else ""
-        raise CannotServe(f"cannot listen on {config.http.listen}: {exc.strerror}{hint}") from exc
+        hint = BIND_CURES.get(exc.errno or 0, "give another address with --listen")
+        raise CannotServe(f"cannot listen on {config.http.listen}: {exc.strerror}; {hint}") from exc
     return sock
 
 
@@ -159,10 +170,15 @@ def bind_unix(path: Path, backlog: int) -> socket.socket:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             if not stat.S_ISSOCK(path.stat().st_mode):
-                raise CannotServe(f"cannot listen on {path}: something else than a socket is there")
+                raise CannotServe(
+                    f"cannot listen on {path}: something else than a socket is there; move it away, or give another "
+                    "path with --socket"
+                )
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                 if probe.connect_ex(str(path)) == 0:
-                    raise CannotServe(f"cannot listen on {path}: another daemon does; give another with --socket")
+                    raise CannotServe(
+                        f"cannot listen on {path}: another daemon does; stop that one, or give another with --socket"
+                    )
             path.unlink()
         old = os.umask(0o117)  # the socket must never be there with wider rights, not even for a moment
         try:
@@ -174,7 +190,7 @@ def bind_unix(path: Path, backlog: int) -> socket.socket:
         sock.listen(backlog)
     except OSError as exc:
         sock.close()
-        raise CannotServe(f"cannot listen on {path}: {exc.strerror}") from exc
+        raise CannotServe(f"cannot listen on {path}: {exc.strerror}; give another path with --socket") from exc
     except CannotServe:
         sock.close()
         raise

@@ -356,7 +356,10 @@ async def data_directory(path: Path) -> AsyncIterator[None]:
             while not _locked(fd):  # noqa: ASYNC110 - flock has no other way to wait that can be given up
                 await trio.sleep(LOCK_POLL_S)
         if not _locked(fd):
-            raise CannotServe(f"cannot use data directory {path}: another stokerd is using it")
+            raise CannotServe(
+                f"cannot use data directory {path}: another stokerd is using it; stop that one, or choose another "
+                "with --data"
+            )
         yield
     finally:
         os.close(fd)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["CLOCK_SKEW_S", "NotSigned", "Signed", "body_hash", "read"]
+__all__ = ["CLOCK_SKEW_S", "NotSigned", "Signed", "body_hash", "cure", "read"]
 
 AUTHORIZATION_BYTES_MAX = 12 * 2**10
 """Longest Authorization header; one with a session token has about 3 KB."""
@@ -40,6 +40,21 @@ _MONTHS = {name: n for n, name in enumerate(_NAMES, 1)}
 
 class NotSigned(Exception):
     """The request is not signed as it must be; the text says why, for the log only."""
+
+
+_CURES = (
+    ("from our clock", "set the client's clock, or this machine's, by NTP"),
+    ("no key", "stoker iam user ls shows who has keys; stoker iam key rotate makes a new one"),
+    ("bearer token", "make a new one with stoker iam token USER"),
+    ("token", "make a new one with stoker iam session USER"),
+    ("no Authorization header", "sign the request, send a bearer token, or use the unix socket"),
+    ("signature is not", "give the client the private key that belongs to its keyId"),
+)
+
+
+def cure(why: str) -> str:
+    """What whoever runs the node can do about a `NotSigned`; for the log, as ``why`` is."""
+    return next((text for sign, text in _CURES if sign in why), "sign as OCI's SDKs do: docs/how-to/security.md")
 
 
 @dataclass(frozen=True, slots=True)

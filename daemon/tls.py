@@ -49,7 +49,10 @@ class TlsFiles:
             try:
                 path.open("rb").close()
             except OSError as exc:
-                raise TlsError(f"cannot read {path}: {exc.strerror}") from exc
+                raise TlsError(
+                    f"cannot read {path}: {exc.strerror}; http.tls_certificate and http.tls_key must name files that "
+                    "the user of stokerd may read"
+                ) from exc
         try:
             # Without the callback OpenSSL would ask for a passphrase on the terminal.
             context.load_cert_chain(self._certificate, self._key, password=_no_passphrase)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from cli import explanations
 from cli.errors import CliError
 from cli.options import Settings, common, complete_app, complete_function, key_values
 from cli.output import structured
@@ -171,5 +172,9 @@ def _failure(reply: Reply, app: str, function: str) -> CliError:
 
     error = api_error(reply, prefix=f"cannot invoke {app}/{function}: ", about=True)
     if error.call_id and not error.hint:
-        error.hint = f"'stoker logs {app} {function} --call {error.call_id}' shows what it wrote"
+        logs = f"stoker logs {app} {function} --call {error.call_id}"
+        cure = explanations.cure(error.code).replace("stoker logs APP FN --call ID", logs)
+        error.hint = cure.replace("APP FN", f"{app} {function}")
+        if logs not in error.hint:
+            error.hint = f"{error.hint} '{logs}' shows what it wrote".lstrip()
     return error

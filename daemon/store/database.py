@@ -198,7 +198,12 @@ class Database:
             job.done.set()
 
     def _failure(self, act: str, exc: BaseException) -> StokerError:
-        return InternalError(detail=f"cannot {act} {self._path}: {_reason(exc)}")
+        cure = (
+            f"; {_way_out(exc, self._path)}"
+            if isinstance(exc, sqlite3.OperationalError | sqlite3.DatabaseError)
+            else ""
+        )
+        return InternalError(detail=f"cannot {act} {self._path}: {_reason(exc)}{cure}")
 
     async def close(self) -> None:
         """Finish the writes that are waiting, then let go of the file. Nothing may be asked afterwards."""
@@ -292,7 +297,7 @@ def _reason(exc: BaseException) -> str:
     return str(exc) or type(exc).__name__
 
 
-def _way_out(exc: sqlite3.Error, path: Path) -> str:
+def _way_out(exc: BaseException, path: Path) -> str:
     text = str(exc)
     if "not a database" in text or "malformed" in text:
         return (
@@ -302,7 +307,7 @@ def _way_out(exc: sqlite3.Error, path: Path) -> str:
     if "readonly" in text or "unable to open" in text:
         return "the file and its directory must be writable by the user that runs stokerd"
     if "full" in text:
-        return "make room on its disk and start again; nothing that was acknowledged is lost"
+        return "make room on its disk and try again; nothing that was acknowledged is lost"
     if "locked" in text:
         return f"another program holds it for more than {BUSY_S:g} s; end that program"
     return "see the log of the machine for its disk"

@@ -222,7 +222,7 @@ def test_an_upload_that_is_refused(stoker: Stoker, daemon: FakeDaemon, function:
     daemon.expect("PUT /stoker/v1/bundles/hello:0.0.1", error, status=413)
     result = stoker("push", str(function))
     assert result.code == 1
-    assert result.err == "Error: the daemon refused the bundle: cannot use bundle: too large\n"
+    assert result.err.startswith("Error: the daemon refused the bundle: cannot use bundle: too large\nNext: Send less")
 
 
 def test_a_runtime_that_the_daemon_has_not(stoker: Stoker, daemon: FakeDaemon, function: Path) -> None:

@@ -65,7 +65,8 @@ def test_an_error_goes_to_stderr_with_exit_code_1(stoker: Stoker, daemon: FakeDa
     assert result.err == (
         "Error: cannot invoke demo/hello: function failed (status 502, function-failed)\n"
         "ValueError: no\n"
-        "Next: 'stoker logs demo hello --call 01CALL' shows what it wrote\n"
+        "Next: The handler raised an exception: its traceback is in the logs of this call "
+        "('stoker logs demo hello --call 01CALL').\n"
     )
 
 
@@ -77,7 +78,8 @@ def test_a_busy_node_says_when_to_try_again(stoker: Stoker, daemon: FakeDaemon) 
     assert (result.code, result.out) == (1, "")
     assert result.err == (
         "Error: cannot invoke demo/hello: Timed out - server too busy (status 503, node-busy)\n"
-        "Next: the node is busy; try again in 15 s\n"
+        "Next: the node is busy; try again in 15 s. No instance became free in time: 'stoker ps' shows what holds the "
+        "node's memory; limits.memory_mib is how much there is.\n"
     )
 
 

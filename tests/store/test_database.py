@@ -398,7 +398,9 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     full, refused, cannot_open, kept = result.stdout.splitlines()
     assert full == "No space left on device"
-    assert refused == f"refused: cannot write {tmp_path}/stoker.db: database or disk is full"
+    assert refused == f"refused: cannot write {tmp_path}/stoker.db: database or disk is full; " + (
+        "make room on its disk and try again; nothing that was acknowledged is lost"
+    )
     assert cannot_open.startswith(f"cannot open: cannot use {tmp_path}/second.db: ")
     assert kept == "[2]", "with room again it works again, without a restart"
 

@@ -1,0 +1,1 @@
+"""Every seeded fault gives a message that names its cause and its cure."""
