@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import http.server
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,9 +167,21 @@ def test_what_runs_is_shown(real: Stoker) -> None:
     assert "40" in wrong.err
 
 
+@pytest.fixture
+def page() -> Iterator[str]:
+    """A page on this machine."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["numpy-sum", "async-http"])
-def test_examples_with_dependencies(real: Stoker, node: Daemon, name: str) -> None:
+def test_examples_with_dependencies(real: Stoker, node: Daemon, page: str, name: str) -> None:
     ours = {name: value for name, value in os.environ.items() if name.startswith(("HOME", "PIP_", "UV_", "SSL_"))}
     result = real("deploy", "--app", "demo", "--create-app", str(EXAMPLES / name), **ours)
     if result.code and "cannot be reached" in result.err:
@@ -175,8 +189,11 @@ def test_examples_with_dependencies(real: Stoker, node: Daemon, name: str) -> No
     assert result.code == 0, result.err
     if name == "numpy-sum":
         assert json.loads(call(real, name, "[1, 2, 3]"))["sum"] == 6
-    else:
-        asked = json.dumps({"urls": [f"{node.url}/health", "nonsense"]})
-        pages = json.loads(call(real, name, asked))["pages"]
-        assert pages[0]["status"] == 200
-        assert "error" in pages[1]
+        return
+    asked = json.dumps({"urls": [page, "nonsense"]})
+    assert "error" in json.loads(call(real, name, asked))["pages"][0], "by default nothing of this machine is reached"
+    assert real("update", "app", "demo", "--annotation", 'stoker.dev/network="host"').code == 0
+    pages = json.loads(call(real, name, asked))["pages"]
+    assert real("update", "app", "demo", "--annotation", 'stoker.dev/network=""').code == 0
+    assert pages[0]["status"] == 200, pages
+    assert "error" in pages[1]
