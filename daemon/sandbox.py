@@ -6,6 +6,7 @@ its root file system, who it is, and which limits it has. The rest of the daemon
 
 from __future__ import annotations
 
+import glob
 import os
 import stat
 import sys
@@ -39,6 +40,7 @@ _USR_MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC = (
     "/etc/alternatives", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/pki/tls", "/etc/pki/ca-trust",
     "/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types", "/etc/services", "/etc/protocols", "/etc/gai.conf",
+    *sorted(glob.glob("/etc/java-*-openjdk")),  # where Debian has the settings of its JREs
 )  # fmt: skip
 """Of the host's /etc: certificates and what C libraries look up; nothing that tells of its users or services."""
 _FILES = {

@@ -212,6 +212,45 @@ def test_a_static_binary(shared_daemon: Daemon, tmp_path: Path) -> None:
     assert [shared_daemon.invoke(function, body).body for body in ("", "a", "")] == [b"static"] * 3
 
 
+JAVA = """
+import java.net.*; import java.nio.*; import java.nio.channels.*; import java.nio.file.*; import java.security.*;
+public class Func {
+    public static void main(String[] a) throws Exception {
+        Path link = Path.of(System.getenv("FN_LISTENER").substring(5)), own = link.resolveSibling("own.sock");
+        ServerSocketChannel s = ServerSocketChannel.open(StandardProtocolFamily.UNIX);
+        s.bind(UnixDomainSocketAddress.of(own));
+        Files.createSymbolicLink(link, own.getFileName());
+        for (;;) {
+            SocketChannel c = s.accept();
+            ByteBuffer in = ByteBuffer.allocate(65536);
+            while (c.read(in) > 0) {
+                if (!new String(in.array(), 0, in.position()).endsWith("\\r\\n\\r\\n")) continue;
+                String name = Security.getProviders()[0].getName() + SecureRandom.getInstanceStrong().nextInt(10);
+                String answer = "HTTP/1.1 200 OK\\r\\nContent-Length: " + name.length() + "\\r\\n\\r\\n" + name;
+                c.write(ByteBuffer.wrap(answer.getBytes()));
+                in.clear();
+            }
+        }
+    }
+}
+"""
+
+
+def test_a_jar(shared_daemon: Daemon, tmp_path: Path) -> None:
+    if shutil.which("javac") is None or shutil.which("java", path=SYSTEM) is None:
+        pytest.skip("no JDK is installed")
+    (tmp_path / "Func.java").write_text(JAVA)
+    (tmp_path / "manifest").write_text("Main-Class: Func\n")
+    subprocess.run(["javac", "Func.java"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run(["jar", "cfm", "func.jar", "manifest", "Func.class"], cwd=tmp_path, check=True, timeout=60)
+    command = ["java", "-XX:+UseSerialGC", "-jar", "func.jar"]
+    archive = bundle(command, {"func.jar": (tmp_path / "func.jar").read_bytes()}, runtime="java")
+    function = deploy(shared_daemon, "java", archive, memory=256)
+    for body in ("", "a"):
+        reply = shared_daemon.invoke(function, body)
+        assert (reply.status, reply.body[:3]) == (200, b"SUN"), "with the settings of its security in /etc"
+
+
 SHELL = """#!/bin/sh
 path=${FN_LISTENER#unix:} dir=${FN_LISTENER#unix:}; dir=${dir%/*}
 (while ! [ -S "$dir/own.sock" ]; do sleep 0.01; done; ln -s own.sock "$path") &
