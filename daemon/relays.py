@@ -18,6 +18,10 @@ ADDRESS, GATEWAY = "10.0.2.100", "10.0.2.2"
 NAME_SERVER = {"pasta": "10.0.2.3", "slirp4netns": "10.0.2.3"}
 """Where the program answers name queries, with what the machine's own resolver says, a loopback one included."""
 READY_POLL_S = 0.002
+STARTS_MAX = 3
+"""Attempts to start a program that carries packets."""
+RETRY_S = 0.05
+"""Pause between them."""
 END_S = 1.0
 """How long a program may take to leave when it is told to; then it is killed."""
 
@@ -103,9 +107,22 @@ async def run_inside(pid: int, command: list[str], text: str) -> None:
 async def start(method: str, program: str, pid: int, device: str) -> Relay:
     """Connect the namespace of a process; returns when its device is there.
 
+    Tried more than once: on a busy machine the program is now and then refused a namespace of its own (ENOSPC).
+
     Raises:
       NetworkError: the program ended; with its words.
     """
+    for attempt in range(1, STARTS_MAX + 1):
+        try:
+            return await _start(method, program, pid, device)
+        except NetworkError:
+            if attempt == STARTS_MAX:
+                raise
+            await trio.sleep(RETRY_S)
+    raise AssertionError("unreachable")
+
+
+async def _start(method: str, program: str, pid: int, device: str) -> Relay:
     relay = _pasta(program, pid, device) if method == "pasta" else _slirp4netns(program, pid, device)
     process = relay._process
     try:

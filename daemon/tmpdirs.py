@@ -115,6 +115,7 @@ def _remove_at(parent_fd: int, name: str) -> None:
                 try:
                     for deeper in _empty_files(inner):
                         number += 1
+                        os.chmod(deeper, 0o700, dir_fd=inner)  # moving a directory means to write into it
                         os.rename(deeper, f".stoker-{number}", src_dir_fd=inner, dst_dir_fd=top)
                 finally:
                     os.close(inner)

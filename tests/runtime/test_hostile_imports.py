@@ -189,7 +189,7 @@ async def test_a_template_that_says_what_it_should_not_is_condemned(kit: Kit, br
         async with kit.ready(breach, source=f"{CONTROL}\n{BREACHES[breach]}\nimport time; time.sleep(1000)\n"):
             pass
     assert "it broke the protocol" in caught.value.detail
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
     async with kit.ready("echo") as worker:
         assert (await call(worker)).body == b"hi"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -195,6 +196,9 @@ async def test_a_pidfd_that_is_not_its_childs_condemns_it(far: Far, nursery: tri
 
 async def test_more_requests_than_the_socket_holds_wait_their_turn(far: Far, nursery: trio.Nursery) -> None:
     refused = 0
+    # As the daemon does: the kernel lets a user have only so many descriptors on their way as he may have open.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def one(number: int) -> None:
         nonlocal refused
