@@ -61,7 +61,7 @@ METRICS = (
     ),
     MetricDoc(
         "stoker_memory_kills_total", "counter", (),
-        "Instances and templates in which the kernel killed a process because their control group was full.",
+        "Instances and templates that ended because their control group was full of memory.",
     ),
     MetricDoc(
         "stoker_networks", "gauge", ("method",),

@@ -136,7 +136,7 @@ class Place:
             return
         group, self._group = self._group, None
         group.peak()
-        self._placement.memory_kills += group.oom_kills > 0
+        self._placement.memory_kills += group.oom_kills > 0 or self._eventfd in self._placement.full
         self._placement.unwatch(self._eventfd)
         if self._placement.cgroups.remove(self._function, group):
             return
@@ -156,7 +156,9 @@ class Placement:
         self.cgroups = cgroups
         self.networks: Networks | None = None
         self.memory_kills = 0
-        """Groups in which the kernel killed a process for memory."""
+        """Groups in which the kernel killed a process for memory, or had us do so."""
+        self.full: set[int] = set()
+        """Event descriptors of groups that ran full and are not removed yet."""
         self.log = log
         self.on_out_of_memory: Callable[[int], None] = lambda instance_id: None
         """Called with the id of an instance whose group runs full, before the kernel kills a process of it (v1)."""
@@ -176,6 +178,7 @@ class Placement:
             await trio.lowlevel.wait_readable(self._poll.fileno())
             for eventfd, _ in self._poll.poll(0):
                 os.eventfd_read(eventfd)
+                self.full.add(eventfd)
                 self.on_out_of_memory(self._watched[eventfd])
 
     async def samples(self) -> list[tuple[str, tuple[str, ...], float]]:
@@ -194,6 +197,7 @@ class Placement:
 
     def unwatch(self, eventfd: int) -> None:
         """The group is about to be removed."""
+        self.full.discard(eventfd)
         if eventfd >= 0 and self._watched.pop(eventfd, None) is not None:
             self._poll.unregister(eventfd)
             os.close(eventfd)

@@ -25,7 +25,7 @@ from daemon.http.views import ApiReply, ApiRequest
 from daemon.interpreters import Interpreters
 from daemon.logs import LogBook
 from daemon.metrics import Metrics
-from daemon.model import Answer, Function
+from daemon.model import Answer, App, Function
 from daemon.permissions import EVERYBODY
 from daemon.registry import Registry
 from daemon.store.database import Database
@@ -70,6 +70,9 @@ class FakeNode:
 
     def sandbox(self) -> dict[str, Any]:
         return {"level": "A"}
+
+    def network(self, app: App) -> dict[str, Any]:
+        return {"setting": {"mode": "egress"}, "method": "veth", "mode": "egress", "weaker": ""}
 
     def view(self) -> NodeView:
         return NodeView(
