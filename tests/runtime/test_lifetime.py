@@ -71,6 +71,7 @@ def test_nothing_is_left_when_the_daemon_is_killed(tmp_path: Path, how: signal.S
 @WALLS
 async def test_a_killed_spawner_is_replaced_and_leaves_nothing(tmp_path: Path, off: tuple[str, ...]) -> None:
     was_subreaper = linux.is_subreaper()
+    others = set(linux.children(os.getpid()))  # of other tests
     linux.set_subreaper()
     try:
         pids = Pids(tmp_path / "pids" if off else Path("/tmp/pids"))
@@ -91,7 +92,7 @@ async def test_a_killed_spawner_is_replaced_and_leaves_nothing(tmp_path: Path, o
                 while any(map(alive, everybody)):  # noqa: ASYNC110
                     await trio.sleep(0.002)
             assert [line[:2] for line in kit.log.lines] == [("error", "spawner ended")]
-        assert linux.children(os.getpid()) == []
+        assert set(linux.children(os.getpid())) <= others
     finally:
         if not was_subreaper:
             linux._prctl(linux._PR_SET_CHILD_SUBREAPER, 0)
@@ -182,7 +183,9 @@ async def test_a_thousand_instances_leave_nothing(tmp_path: Path, off: tuple[str
             template_fds = len(os.listdir(f"/proc/{template}/fd"))
             children = len(linux.children(os.getpid()))
             await cycles(kit, 1000, at_once=8)
-            assert descriptors() == before
+            with trio.fail_after(30):
+                while descriptors() > before:  # noqa: ASYNC110
+                    await trio.sleep(0.005)
             assert linux.children(template) == [first.pid]
             assert len(os.listdir(f"/proc/{template}/fd")) == template_fds
             assert len(linux.children(os.getpid())) == children
@@ -219,7 +222,7 @@ async def test_without_descriptors_a_launch_fails_and_later_ones_work(kit: Kit) 
         assert (await call(worker)).body == b"hi"
     kit.launcher.stop_template("talks-1")
     with trio.fail_after(30):
-        while descriptors() != before:  # noqa: ASYNC110
+        while descriptors() > before:  # noqa: ASYNC110
             await trio.sleep(0.005)
     kit.log.lines.clear()
 
