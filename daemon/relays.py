@@ -6,6 +6,7 @@ pasta (package passt) and slirp4netns. One process per function version, which e
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,16 @@ from pathlib import Path
 import trio
 
 from daemon.blocks import NetworkError
+from runtime import linux
 
 ADDRESS, GATEWAY = "10.0.2.100", "10.0.2.2"
 NAME_SERVER = {"pasta": "10.0.2.3", "slirp4netns": "10.0.2.3"}
 """Where the program answers name queries, with what the machine's own resolver says, a loopback one included."""
 READY_POLL_S = 0.002
+PROGRAMS = ("passt", "pasta", "slirp4netns")
+"""How their processes may be called."""
+_RUNNING: set[int] = set()
+"""Processes that relays of this daemon own."""
 STARTS_MAX = 3
 """Attempts to start a program that carries packets."""
 RETRY_S = 0.05
@@ -71,8 +77,22 @@ class Relay:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
+        _RUNNING.discard(self._process.pid)
+        _end_orphans()
         if self._process.stderr is not None:
             self._process.stderr.close()
+
+
+def _end_orphans() -> None:
+    """End what a relay that was killed in the middle had started: it comes to us, the subreaper."""
+    for pid in linux.children(os.getpid()):
+        try:
+            name = Path(f"/proc/{pid}/comm").read_text()
+            if name.startswith(PROGRAMS) and pid not in _RUNNING:
+                os.kill(pid, signal.SIGKILL)  # the number is its own until we have waited for it
+                os.waitpid(pid, 0)
+        except OSError:
+            pass
 
 
 def check(method: str, program: str) -> None:
@@ -181,10 +201,12 @@ def _other_user_namespace(pid: int) -> bool:
 
 def _popen(command: list[str], fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
     """Start it so that it is killed when we end. In the main thread: that signal follows the thread."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [_interpreter(), "-I", "-S", "-c", _DIE, str(os.getpid()), *command],
         pass_fds=fds, env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
+    _RUNNING.add(process.pid)
+    return process
 
 
 def _interpreter() -> str:
