@@ -77,7 +77,7 @@ def test_logs_of_an_app_are_searched_and_followed(shared_daemon: Daemon) -> None
     shared_daemon.invoke(two, "ERROR second")
     both = stoker(shared_daemon, "logs", "talk")
     assert both.returncode == 0, both.stderr
-    assert [line.split()[3] for line in both.stdout.splitlines()] == ["one", "two"]
+    assert sorted(line.split()[3] for line in both.stdout.splitlines()) == ["one", "two"]
     found = stoker(shared_daemon, "logs", "talk", "--level", "error", "--since", "1h")
     assert found.stdout.endswith("two asked for ERROR second\n")
     assert stoker(shared_daemon, "logs", "talk", "two", "--text", "error second", "-i").stdout.count("\n") == 1

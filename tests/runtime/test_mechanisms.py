@@ -82,7 +82,7 @@ def test_wrong_messages_are_refused_and_their_descriptors_closed(
         socket.send_fds(pair[0], [msgpack.packb(message)], fds)
         with pytest.raises(control.ControlError):
             control.receive(pair[1], control.FROM_TEMPLATE)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_more_descriptors_than_any_message_has_are_refused_and_closed(
@@ -92,7 +92,7 @@ def test_more_descriptors_than_any_message_has_are_refused_and_closed(
     socket.send_fds(pair[0], [msgpack.packb({"type": "started", "id": 1, "pid": 1})], [0] * 200)
     with pytest.raises(control.ControlError):
         control.receive(pair[1], control.FROM_TEMPLATE)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @given(st.text(max_size=100), st.integers(0, 3))

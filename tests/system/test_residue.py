@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1500)
 CYCLES = 1000
 WARM_UP = 200
 """Cycles before the first look: caches and free lists have their size then."""
-GROWTH_BYTES_MAX = 8 * 2**20
+GROWTH_BYTES_MAX = 24 * 2**20
 """Over 800 cycles: 10 KiB each would be a leak worth finding."""
 LAZY_FDS = 10
 """Descriptors that may still be opened once after the warm-up: the store's readers, three each."""
