@@ -16,7 +16,7 @@ CYCLES = 1000
 WARM_UP = 200
 """Cycles before the first look: caches and free lists have their size then."""
 GROWTH_BYTES_MAX = 24 * 2**20
-"""Over 800 cycles: 10 KiB each would be a leak worth finding."""
+"""Over 800 cycles: 30 KiB each would be a leak worth finding."""
 LAZY_FDS = 10
 """Descriptors that may still be opened once after the warm-up: the store's readers, three each."""
 SOURCE = "import json\nDATA = {}\ndef handler(ctx, data=None):\n    return json.dumps(DATA)\n"
