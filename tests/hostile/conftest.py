@@ -21,9 +21,10 @@ class Place:
     host: dict[str, Any]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def places() -> Iterator[Callable[[str], Place]]:
-    """The place of a configuration; started when it is first asked for, kept until the end of the session."""
+    """The place of a configuration; started when it is first asked for, kept until these tests end: their threads and
+    descriptors must not be there when other tests count theirs."""
     with contextlib.ExitStack() as stack:
         open_places: dict[str, Place] = {}
 

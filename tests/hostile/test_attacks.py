@@ -27,7 +27,7 @@ def run(place: Place, attack: str) -> list[str]:
     return attacks.run(Visit(place.site, place.neighbour, place.host, attack))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def results(request: pytest.FixtureRequest, places: Callable[[str], Place]) -> Callable[[str, str], Future[list[str]]]:
     """The outcomes of all attacks that were selected. Each configuration has a thread of its own: many attacks wait."""
     wanted: dict[str, list[str]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,26 @@ import trio
 from daemon.nameservers import loopback_servers, serve
 
 
+async def same_port() -> tuple[trio.socket.SocketType, trio.SocketListener]:
+    """A UDP and a TCP socket on one free port."""
+    for _ in range(100):
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        udp = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            await udp.bind(listener.socket.getsockname())
+        except OSError:  # somebody has that one for UDP
+            udp.close()
+            await listener.aclose()
+        else:
+            return udp, listener
+    raise AssertionError("no port is free for both")
+
+
 async def test_queries_and_answers_pass_over_udp_and_tcp() -> None:
     async with trio.open_nursery() as nursery:
-        with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-            await udp.bind(("127.0.0.1", 0))
-            port = udp.getsockname()[1]
+        udp, listener = await same_port()
+        port = udp.getsockname()[1]
+        with udp:
 
             async def answer() -> None:
                 while True:
@@ -28,7 +42,7 @@ async def test_queries_and_answers_pass_over_udp_and_tcp() -> None:
                     await stream.send_all(b"answer to " + data)
 
             nursery.start_soon(answer)
-            await nursery.start(partial(trio.serve_tcp, echo, port, host="127.0.0.1"))
+            nursery.start_soon(trio.serve_listeners, echo, [listener])
 
             async def relay(task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
                 await serve("127.0.0.2", "127.0.0.1", port=0, upstream_port=port, task_status=task_status)

@@ -114,7 +114,7 @@ async def test_a_child_that_nobody_waits_for_any_more_is_killed_when_it_comes(fa
     with trio.fail_after(30):
         while far.parent.children:  # noqa: ASYNC110
             await trio.sleep(0.001)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 async def test_it_ends_and_those_who_wait_are_told(far: Far, nursery: trio.Nursery) -> None:
