@@ -15,6 +15,9 @@ from daemon.config import Config, ConfigError, exposure, load
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
+SWITCH_S = 0.0005
+"""How long a thread (of the store, of call records) may keep the interpreter when the event loop wants it; Python's own
+5 ms would be seen by calls."""
 EXAMPLES = """\
 examples:
   stokerd --data ~/.stoker
@@ -54,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from daemon.serve import serve
 
     try:
+        sys.setswitchinterval(SWITCH_S)
         trio.run(serve, config)
     except CannotServe as exc:
         print(f"stokerd: {exc}", file=sys.stderr)

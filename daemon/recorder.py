@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import trio
+import trio.lowlevel
 
 from daemon.calls import COLD, CallRecord, Finished, record_of
 from daemon.config import Records
@@ -26,6 +27,8 @@ from daemon.store.record_file import RecordFile
 
 FLUSH_S = 0.5
 """Longest stay of a record in memory."""
+SLICE = 100
+"""Most records that are made before the event loop looks after calls again: about half a millisecond's worth."""
 TRIM_S = 60.0
 """How often what is too old or too much is removed."""
 SCANNED_MAX = 500_000
@@ -186,11 +189,13 @@ class Recorder:
                 due_s = trio.current_time() + TRIM_S
                 await self._trim()
 
-    def digest(self) -> None:
-        """Make records of what came, and tell the subscribers. Does not write: see `flush`."""
+    def digest(self, most: int | None = None) -> None:
+        """Make records of what came, or of the oldest ``most`` of it, and tell the subscribers. Does not write: see
+        `flush`."""
         if not self._pending:
             return
-        raws, self._pending = self._pending, []
+        raws = self._pending[:most]
+        del self._pending[:most]
         wall_s = time.time() - trio.current_time()
         records = [record_of(raw, wall_s=wall_s) for raw in raws]
         self._digested += records
@@ -205,7 +210,9 @@ class Recorder:
         if self._file is None:
             return
         async with self._flushing:
-            self.digest()
+            for _ in range(0, len(self._pending), SLICE):
+                self.digest(SLICE)
+                await trio.lowlevel.checkpoint()  # calls come first
             records, self._digested = self._digested, []
             bodies, self._bodies, self._bodies_bytes = self._bodies, [], 0
             writes, self._writes = self._writes, {}

@@ -88,8 +88,6 @@ TABLES = (
     "CREATE INDEX series_by_time ON series (step_s, at)",
 )
 
-_pack = msgpack.Packer(use_bin_type=True).pack
-
 
 class RecordFile:
     """The open file. Made by `open`. Writes go one at a time, through a thread; so do reads, beside them."""
@@ -239,7 +237,10 @@ def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
 
 def pack(records: Sequence[CallRecord]) -> bytes:
     """Records as a block's data."""
-    return zlib.compress(_pack(records), 1)
+    packer = msgpack.Packer(use_bin_type=True)
+    # One by one: the packer does not let go of the interpreter while it works, and the event loop wants it.
+    parts = [packer.pack_array_header(len(records)), *[packer.pack(record) for record in records]]
+    return zlib.compress(b"".join(parts), 1)
 
 
 def unpack(data: bytes) -> list[CallRecord]:
