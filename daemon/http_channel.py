@@ -15,6 +15,7 @@ import re
 import select
 import socket
 import stat
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -43,6 +44,7 @@ DETAIL_CHARS_MAX = 2000
 _own = frozenset(
     {"host", "user-agent", "transfer-encoding", "content-length", "fn-call-id", "fn-deadline", "connection"}
 )
+_of_the_call = frozenset({"fn-call-id", "fn-deadline"})
 _breaks_a_header = re.compile(r"[\r\n\0]").search
 
 
@@ -59,9 +61,12 @@ class HttpChannel:
         self._limits = limits
         self._kill = kill
         self._directory = self._listener = -1
-        self._connection: socket.socket | None = None
+        self._nothing = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._fd = os.dup(self._nothing)
+        self._connected = False
+        """``_fd`` is the connection, else something that is never readable: one number to watch, whichever there is."""
         self._replies = Replies(limits)
-        self._watch = select.epoll()  # one descriptor to watch, whichever connection there is
+        self._request = Request()
         self._error: StokerError | None = None
         self._idle_since_s = 0.0
         self._busy = False
@@ -158,33 +163,40 @@ class HttpChannel:
         """
         self.usable = False
         self._busy = True
-        connection = self._connection
-        if connection is None:
-            connection = await self._connect()
+        if not self._connected:
+            await self._connect()
         replies = self._replies
-        replies.begin()
-        await self._send(connection, request(call_id, deadline, headers, body))
-        while not replies.complete:
-            data = await self._receive(connection)
-            if data:
-                replies.feed(data)
-            elif not replies.end():
-                done = "in the middle of its answer" if replies.started else "without an answer"
-                raise errors.FunctionCrashed(detail=f"the program closed the connection {done}")
-        answer_headers, answer_body = tuple(replies.headers), replies.body
-        if replies.keeps_open:
+        await self._send(self._request.bytes(call_id, deadline, headers, body))
+        data = await self._receive()
+        if (known := replies.known(data)) is not None:
+            head, answer_body = known
+            status, answer_headers, keeps_open = head.status, head.headers, True
+        else:
+            replies.begin()
+            while True:
+                if data:
+                    replies.feed(data)
+                elif not replies.end():
+                    done = "in the middle of its answer" if replies.started else "without an answer"
+                    raise errors.FunctionCrashed(detail=f"the program closed the connection {done}")
+                if replies.complete:
+                    break
+                data = await self._receive()
+            status, answer_headers, answer_body = replies.status, tuple(replies.headers), replies.body
+            keeps_open = replies.keeps_open
+        if keeps_open:
             self._idle_since_s = trio.current_time()
         else:
             self._disconnect()
         self._busy = False
         self._changed.set()
         self.usable = True
-        if replies.status != 200:
+        if status != 200:
             text = answer_body[: 4 * DETAIL_CHARS_MAX].decode("utf-8", "replace")[:DETAIL_CHARS_MAX]
-            raise errors.FunctionFailed(detail=text) if replies.status == 502 else errors.HandlerTimeout(detail=text)
+            raise errors.FunctionFailed(detail=text) if status == 502 else errors.HandlerTimeout(detail=text)
         return Answer(status=200, headers=answer_headers, body=answer_body, call_id=call_id)
 
-    async def _connect(self) -> socket.socket:
+    async def _connect(self) -> None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         until_s = trio.current_time() + CONNECT_S
         try:
@@ -201,21 +213,21 @@ class HttpChannel:
                             detail=f"the program takes no connection: {exc.strerror}"
                         ) from None
                 await trio.sleep(LISTEN_POLL_S)
-            self._watch.register(connection, select.EPOLLIN)
-        except BaseException:
+            if self._closed:
+                raise self._reason()
+            os.dup2(connection.fileno(), self._fd, inheritable=False)
+        finally:
             connection.close()
-            raise
-        self._connection = connection
+        self._connected = True
         self._replies = Replies(self._limits)
-        return connection
 
-    async def _send(self, connection: socket.socket, data: bytes) -> None:
+    async def _send(self, data: bytes) -> None:
         view: bytes | memoryview = data
         while True:
             if self._error is not None:
                 raise self._error
             try:
-                sent = connection.send(view, socket.MSG_NOSIGNAL)
+                sent = os.write(self._fd, view)  # Python ignores SIGPIPE
             except BlockingIOError:
                 sent = 0
             except OSError as exc:
@@ -224,22 +236,22 @@ class HttpChannel:
                 return
             view = memoryview(view)[sent:]
             try:
-                await trio.lowlevel.wait_writable(connection)
+                await trio.lowlevel.wait_writable(self._fd)
             except trio.ClosedResourceError:
                 raise self._reason() from None
 
-    async def _receive(self, connection: socket.socket) -> bytes:
+    async def _receive(self) -> bytes:
         while True:
             if self._error is None:
                 try:
-                    await trio.lowlevel.wait_readable(connection)
+                    await trio.lowlevel.wait_readable(self._fd)
                 except trio.ClosedResourceError:
                     pass  # aborted: see below why
             # A program that ended by itself may have answered before: what has arrived counts.
             if self._error is not None and (self._closed or type(self._error) is not errors.FunctionCrashed):
                 raise self._error
             try:
-                return connection.recv(READ_BYTES)
+                return os.read(self._fd, READ_BYTES)
             except BlockingIOError:
                 if self._error is not None:
                     raise self._error from None
@@ -248,10 +260,10 @@ class HttpChannel:
 
     def stray_bytes(self) -> bool:
         """Whether the program has sent something while no call was outstanding. Closing a connection is its right."""
-        if self._connection is None:
+        if not self._connected:
             return False
         try:
-            if self._connection.recv(1, socket.MSG_PEEK):
+            if os.read(self._fd, 1):  # it is not used again, whatever follows
                 return True
         except BlockingIOError:
             return False
@@ -263,35 +275,35 @@ class HttpChannel:
     @property
     def answers_fd(self) -> int:
         """A descriptor that is readable when something comes on the connection, or that ends."""
-        return self._watch.fileno()
+        return self._fd
 
     # -- end ----------------------------------------------------------------------------------------------------
 
     async def close_idle(self) -> None:
         """Close the connection whenever it has been without a call for `IDLE_CONNECTION_S`, until `close`."""
         while not self._closed:
-            if self._busy or self._connection is None:
+            if self._busy or not self._connected:
                 self._changed = trio.Event()
                 await self._changed.wait()
                 continue
             await trio.sleep_until(self._idle_since_s + IDLE_CONNECTION_S)
-            idle = self._connection is not None and not self._busy
+            idle = self._connected and not self._busy
             if idle and trio.current_time() >= self._idle_since_s + IDLE_CONNECTION_S and not self.stray_bytes():
                 self._disconnect()
 
     def _disconnect(self) -> None:
-        if (connection := self._connection) is not None:
-            self._connection = None
-            connection.close()  # and is watched no more
+        if self._connected:
+            self._connected = False
+            os.dup2(self._nothing, self._fd, inheritable=False)
 
     def abort(self, error: StokerError) -> None:
         """Have a waiting `call` or `ready`, and every later one, raise ``error``. The first error given counts."""
         if self._error is None:
             self._error = error
             self.usable = False
-            for sock in (self._handshake, self._connection):
-                if sock is not None and sock.fileno() >= 0:
-                    trio.lowlevel.notify_closing(sock)
+            if not self._closed:
+                trio.lowlevel.notify_closing(self._handshake)
+                trio.lowlevel.notify_closing(self._fd)
 
     def stop(self) -> None:
         """End the program, which must be idle."""
@@ -304,10 +316,9 @@ class HttpChannel:
             return
         self.abort(errors.FunctionCrashed(detail="the instance was closed"))
         self._closed = True
-        self._disconnect()
+        self._connected = False
         self._handshake.close()
-        self._watch.close()
-        for fd in (self._directory, self._listener):
+        for fd in (self._directory, self._listener, self._fd, self._nothing):
             if fd >= 0:
                 os.close(fd)
         self._changed.set()
@@ -338,13 +349,40 @@ def open_pipes(*, program: bool) -> list[int]:
     return opened
 
 
-def request(call_id: str, deadline: str, headers: list[tuple[str, str]], body: bytes) -> bytes:
-    """The bytes of a call, those of Go's client: names in its spelling and order, the body chunked.
+class Request:
+    """Makes the bytes of calls, those of Go's client: names in its spelling and order, the body chunked."""
 
-    ``headers`` are `daemon.http.gateway`'s, names in lower case; the call's id and deadline replace theirs.
-    """
+    def __init__(self) -> None:
+        self._headers: list[tuple[str, str]] | None = None
+        self._chunked = False
+        self._parts = (b"", b"", b"")
+
+    def bytes(self, call_id: str, deadline: str, headers: list[tuple[str, str]], body: bytes) -> bytes:
+        """``headers`` are `daemon.http.gateway`'s, names in lower case; the call's id and deadline replace theirs."""
+        others = [pair for pair in headers if pair[0] not in _of_the_call]
+        if others != self._headers or self._chunked != bool(body):  # a client mostly sends the same as before
+            self._parts = _around(others, chunked=bool(body))
+            self._headers, self._chunked = others, bool(body)
+        before, between, after = self._parts
+        head = b"%bFn-Call-Id: %b\r\n%bFn-Deadline: %b\r\n%b" % (
+            before, call_id.encode(), between, deadline.encode(), after,
+        )  # fmt: skip
+        if not body:
+            return head
+        if len(body) <= CHUNK_BYTES:
+            return b"%b%x\r\n%b\r\n0\r\n\r\n" % (head, len(body), body)
+        parts = [head]
+        for at in range(0, len(body), CHUNK_BYTES):
+            chunk = body[at : at + CHUNK_BYTES]
+            parts += (b"%x\r\n" % len(chunk), chunk, b"\r\n")
+        parts.append(b"0\r\n\r\n")
+        return b"".join(parts)
+
+
+def _around(headers: list[tuple[str, str]], *, chunked: bool) -> tuple[bytes, bytes, bytes]:
+    """What comes before the call's id, between that and its deadline, and after them."""
     agent, last = "Go-http-client/1.1", ""
-    lines = [f"Fn-Call-Id: {call_id}\r\n", f"Fn-Deadline: {deadline}\r\n"]
+    lines = []
     end = len(headers) - 1
     for i, (name, value) in enumerate(headers):
         if name in _own:
@@ -355,22 +393,18 @@ def request(call_id: str, deadline: str, headers: list[tuple[str, str]], body: b
         elif _breaks_a_header(value) is None:
             lines.append(f"{canonical(name)}: {value}\r\n")
     lines.sort(key=_name)
-    length = "Transfer-Encoding: chunked" if body else "Content-Length: 0"
-    head = f"POST /call HTTP/1.1\r\nHost: localhost\r\nUser-Agent: {agent}\r\n{length}\r\n{''.join(lines)}{last}\r\n"
+    call_id, deadline = (bisect_left(lines, name, key=_name) for name in ("Fn-Call-Id", "Fn-Deadline"))
+    length = "Transfer-Encoding: chunked" if chunked else "Content-Length: 0"
+    start = f"POST /call HTTP/1.1\r\nHost: localhost\r\nUser-Agent: {agent}\r\n{length}\r\n"
+    texts = "".join([start, *lines[:call_id]]), "".join(lines[call_id:deadline]), "".join([*lines[deadline:], last])
+    return _encoded(texts[0]), _encoded(texts[1]), _encoded(f"{texts[2]}\r\n")
+
+
+def _encoded(text: str) -> bytes:
     try:
-        data = head.encode("latin-1")
+        return text.encode("latin-1")
     except UnicodeEncodeError:
-        data = head.encode("utf-8", "replace")
-    if not body:
-        return data
-    if len(body) <= CHUNK_BYTES:
-        return b"%b%x\r\n%b\r\n0\r\n\r\n" % (data, len(body), body)
-    parts = [data]
-    for at in range(0, len(body), CHUNK_BYTES):
-        chunk = body[at : at + CHUNK_BYTES]
-        parts += (b"%x\r\n" % len(chunk), chunk, b"\r\n")
-    parts.append(b"0\r\n\r\n")
-    return b"".join(parts)
+        return text.encode("utf-8", "replace")
 
 
 def _name(line: str) -> str:

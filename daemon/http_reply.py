@@ -7,6 +7,7 @@ other, so what follows a reply unasked is seen.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import httptools
 
@@ -20,9 +21,21 @@ INFORMATIONAL_MAX = 5
 OVERHEAD_FACTOR = 8
 """Most bytes of a chunked body on the wire for each byte that a body may have: one chunk of one byte takes six."""
 NAME_BYTES_MAX = 256
+HEADS_MAX = 8
+"""Heads of replies that a connection remembers, each of `HEAD_BYTES_MAX` at most."""
+HEAD_BYTES_MAX = 2048
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BREAKS_A_HEADER = re.compile(rb"[\r\n\0]")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the head of a reply says that can be followed by another on the same connection."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    length: int
 
 
 class Replies:
@@ -42,6 +55,7 @@ class Replies:
         self.headers: list[tuple[str, str]] = []
         """Of the complete reply, trailers left out."""
         self._body: list[bytes] = []
+        self._heads: dict[bytes, Head] = {}
         self._reset()
         self._expected = False
 
@@ -61,6 +75,24 @@ class Replies:
     def body(self) -> bytes:
         """Of the complete reply."""
         return self._body[0] if len(self._body) == 1 else b"".join(self._body)
+
+    def known(self, data: bytes) -> tuple[Head, bytes] | None:
+        """A whole reply in one piece whose head has come before, byte for byte, and its body; else None: see `feed`.
+
+        Programs say the same again and again. The parser is between two replies then, as it was when it took this head
+        first, so what it would say is known.
+        """
+        end = data.find(b"\r\n\r\n") + 4
+        head = self._heads.get(data[:end])
+        return (head, data[end:]) if head is not None and len(data) == end + head.length else None
+
+    def _remember(self, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n") + 4
+        # Of the right length only if the first empty line is that of the head and nothing was chunked.
+        if len(data) == end + self._body_bytes and end <= HEAD_BYTES_MAX:
+            if len(self._heads) >= HEADS_MAX:
+                self._heads.clear()
+            self._heads[data[:end]] = Head(self.status, tuple(self.headers), self._body_bytes)
 
     def feed(self, data: bytes) -> None:
         """Take what came.
@@ -89,6 +121,8 @@ class Replies:
                 self._fail(errors.InvalidResponse(detail=f"not HTTP/1.1: {cause or exc}"[:300]))
         if self._error is not None:
             raise self._error
+        if self.complete and self.keeps_open and self._wire_bytes == len(data) and not self._informational:
+            self._remember(data)
 
     def end(self) -> bool:
         """The connection was closed by the function; whether that completes a reply without a length."""
