@@ -38,7 +38,18 @@ from daemon.destinations import make_outbox, may_call_of
 from daemon.detached import Detached
 from daemon.detached_metrics import DetachedMetrics
 from daemon.doctor import cgroup_fact, check, diagnose, egress_fact
-from daemon.http import calls_api, detached_api, doctor_api, fn_api, iam_api, logs_api, oci_api, ops, series_api
+from daemon.http import (
+    calls_api,
+    detached_api,
+    doctor_api,
+    fn_api,
+    iam_api,
+    logs_api,
+    oci_api,
+    openapi_api,
+    ops,
+    series_api,
+)
 from daemon.http.app import make_app
 from daemon.http.authorise import CallGate, Gate
 from daemon.http.calls_api import CallsService
@@ -196,6 +207,7 @@ async def _serve(
                     (detached_api.ROUTES, DetachedService(catalog, database, detached, outbox)),
                     (console.ROUTES, desk),
                     (doctor_api.ROUTES, doctor),
+                    (openapi_api.ROUTES, None),
                 ],
                 route,
                 config.http,

@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,20 @@ sys.path.insert(0, str(ROOT))
 
 from daemon import config, errors, permissions  # noqa: E402
 from daemon.cures import CURES  # noqa: E402
-from daemon.http import calls_api, detached_api, fn_api, iam_api, logs_api, oci_api, ops, series_api  # noqa: E402
+from daemon.http import (  # noqa: E402
+    calls_api,
+    detached_api,
+    doctor_api,
+    fn_api,
+    iam_api,
+    logs_api,
+    oci_api,
+    openapi_api,
+    ops,
+    series_api,
+)
+from daemon.http.openapi import build  # noqa: E402
+from daemon.http.openapi.build import described  # noqa: E402
 from daemon.http.views import Route  # noqa: E402
 from daemon.metrics import Metrics  # noqa: E402
 
@@ -159,6 +173,10 @@ def api_page() -> str:
 
 One port (and one unix socket) for everything. Replies are JSON; errors are on [their own page](errors.md).
 
+In the terms of OpenAPI 3.1, with every parameter, body and answer: [the Fn API and Stoker's own](openapi-native.json),
+[OCI's 20181201](openapi-oci-20181201.json), [OCI's 20260325](openapi-oci-20260325.json); a node serves its own at
+`/stoker/v1/openapi/native`, `/oci-20181201` and `/oci-20260325`.
+
 ## Calls
 
 | Method, path | What it does |
@@ -174,7 +192,7 @@ Limits: body `http.body_bytes_max`, answer `limits.response_bytes_max`, headers 
     )
     page += "## Fn API version 2\n\nAs the Fn server has it; differences are [listed](fn-differences.md).\n"
     page += "`/v2/fns` also takes and shows `provisioned_concurrency`.\n\n" + routes(fn_api.ROUTES)
-    page += "\n## Stoker's own API\n\n" + routes(ops.ROUTES)
+    page += "\n## Stoker's own API\n\n" + routes([*ops.ROUTES, *doctor_api.ROUTES, *openapi_api.ROUTES])
     page += "\n## Calls that have ended\n\nSee [how to observe](../how-to/observe.md).\n\n" + routes(calls_api.ROUTES)
     page += "\n## Logs of many functions\n\n" + routes(logs_api.ROUTES)
     page += "\n## Charts and advice\n\n" + routes(series_api.ROUTES)
@@ -238,13 +256,6 @@ def routes(rows: list[Route]) -> str:
     )
 
 
-def described(route: Route) -> str:
-    """The handler's docstring without its first words, where these repeat method and path; else its name."""
-    text = (route.handler.__doc__ or "").strip()
-    head = f"{route.method} {route.path}"
-    return text.removeprefix(head).lstrip(": .\n") or route.handler.__name__.replace("_", " ")
-
-
 PAGES: dict[str, Callable[[], str]] = {
     "config.md": config_page,
     "errors.md": errors_page,
@@ -252,6 +263,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "api.md": api_page,
     "policies.md": policies_page,
     "../../cli/explanations.json": explanations,
+    **{f"openapi-{name}.json": partial(build.rendered, name) for name in build.NAMES},
 }
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def make_route(
             if value not in _OCI_HEADERS[name]:
                 raise BadRequest(f"{name} must be one of {', '.join(_OCI_HEADERS[name])}, not {value[:100]!r}")
         if asked.get("is-dry-run") == "true":  # the SDK writes True with a capital
-            return Reply(200, [("Fn-Call-Id", call_id)])
+            return Reply(200, [("Content-Type", "application/octet-stream"), ("Fn-Call-Id", call_id)])
         if asked.get("fn-invoke-type") == "detached":
             await detached.accept(function_id, call_id=call_id, headers=out, body=body)
             return Reply(202, [("Fn-Call-Id", call_id)])

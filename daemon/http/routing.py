@@ -69,6 +69,10 @@ class Router:
         """Does any row, of whatever method, have this path?"""
         return any(row.pattern.fullmatch(path) for row in self._rows)
 
+    def methods(self, path: str) -> list[str]:
+        """What may be done with this path."""
+        return sorted({row.route.method for row in self._rows if row.pattern.fullmatch(path)})
+
     async def dispatch(self, request: ApiRequest) -> ApiReply:
         """Answer a request: by its row, or by a redirect or refusal. A StokerError of a handler becomes its reply."""
         found = self.match(request.method, request.path)
@@ -101,6 +105,7 @@ class Router:
             reply = error_reply(NotFound(f"Path not found: {request.method} {path}"))
         else:
             reply = error_reply(MethodNotAllowed(f"Method not allowed: {request.method} {path}"))
+            reply.headers.append(("Allow", ", ".join(self.methods(path))))  # RFC 9110 section 15.5.6
         reply.newline = False  # Fn ends its other errors with one, these two not
         return reply
 

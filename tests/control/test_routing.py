@@ -71,6 +71,7 @@ async def test_a_known_path_with_another_method() -> None:
         405,
         b'{"message":"Method not allowed: POST /a/1","code":"method-not-allowed"}',
     )
+    assert ("Allow", "DELETE, GET") in reply.headers
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,73 @@
+"""The descriptions are complete, and valid by the rules of OpenAPI."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+import daemon.http
+from daemon.http.openapi import build
+from daemon.http.views import Route
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+
+
+def tables() -> list[Route]:
+    """Every row of every table of the package but the console's, which is for browsers."""
+    found: list[Route] = []
+    for module in pkgutil.iter_modules(daemon.http.__path__):
+        found += getattr(importlib.import_module(f"daemon.http.{module.name}"), "ROUTES", [])
+    return found
+
+
+def test_every_route_is_in_a_description() -> None:
+    def shape(method: str, path: str) -> tuple[str, str]:
+        return method.upper(), re.sub(r"{[^}]*}", "{}", path)
+
+    said = {
+        shape(method, path) for name in build.NAMES for path, there in build.document(name)["paths"].items()
+        for method in there
+    }  # fmt: skip
+    there = {shape(route.method, build.openapi_path(route.path)) for route in tables()}
+    assert len(there) > 100
+    calls = {
+        ("POST", "/invoke/{}"),
+        *(("POST", f"/{v}/functions/{{}}/actions/invoke") for v in ("20181201", "20260325")),
+    }
+    assert said == there | calls
+
+
+@pytest.mark.parametrize("name", build.NAMES)
+def test_the_reference_has_what_the_code_says(name: str) -> None:
+    assert json.loads((REFERENCE / f"openapi-{name}.json").read_text()) == build.document(name)
+
+
+@pytest.mark.parametrize("name", build.NAMES)
+def test_a_description_hangs_together(name: str) -> None:
+    document = build.document(name)
+    ids = [operation["operationId"] for there in document["paths"].values() for operation in there.values()]
+    assert len(ids) == len(set(ids))
+    for reference in _references(document):
+        at: Any = document
+        for part in reference.removeprefix("#/").split("/"):
+            at = at[part]
+    for path, there in document["paths"].items():
+        for operation in there.values():
+            named = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
+            assert named == set(re.findall(r"{(\w+)}", path))
+    for schema in document["components"]["schemas"].values():
+        jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+
+
+def _references(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        return own + [one for item in value.values() for one in _references(item)]
+    return [one for item in value for one in _references(item)] if isinstance(value, list) else []
