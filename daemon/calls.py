@@ -16,13 +16,14 @@ from daemon.errors import StokerError
 from daemon.model import App, Function
 
 __all__ = [
-    "KINDS", "LEFT", "LEFT_STATUS", "RECEIVED", "CallRecord", "Finished", "Habits", "advice", "form", "habits_of",
-    "phases", "record_of", "rfc3339", "served_line", "summary_form",
+    "KINDS", "LEFT", "LEFT_STATUS", "RECEIVED", "CallRecord", "Finished", "Habits", "StartPhases", "advice", "form",
+    "habits_of", "phases", "record_of", "rfc3339", "served_line", "start_phases", "summary_form", "told_s",
 ]  # fmt: skip
 
 KINDS = ("sync", "detached", "trigger")
-PHASES = ("queue", "template", "fork", "init", "handler", "write")
-"""In the order of time. ``queue`` is waiting for an instance without the time in which one was being started."""
+PHASES = ("queue", "template", "import", "fork", "init", "handler", "write")
+"""In the order of time, but that a process that imports by itself is there before its import. ``queue`` is waiting for
+an instance without the time in which one was being started."""
 DETAIL_CHARS_MAX = 2000
 """What is kept of an error's detail: the end of a traceback says most."""
 CALLER_CHARS_MAX = 256
@@ -74,7 +75,38 @@ def served_line(total_s: float, status: int, error: BaseException | None) -> str
     return line
 
 
-NO_PHASES = (0.0, 0.0, 0.0)
+class StartPhases(NamedTuple):
+    """How long the parts of an instance's start took, in seconds and in the order of `PHASES`."""
+
+    template_s: float = 0.0
+    """Until there was a template, without its import."""
+    import_s: float = 0.0
+    """The function's import: in the template when that had to be booted, else in a process that imports by itself."""
+    fork_s: float = 0.0
+    """Until there was a process."""
+    init_s: float = 0.0
+    """Until that was ready for calls, without its own import."""
+
+
+def start_phases(total_s: float, *, template_s: float, fork_s: float, import_s: float) -> StartPhases:
+    """The parts of a start from what was measured. ``import_s`` is what a worker says: no more than what it is part of.
+
+    A start with a wait for a template has its import in there; one without has it after the fork.
+    """
+    init_s = max(0.0, total_s - template_s - fork_s)
+    if template_s > 0:
+        import_s = min(import_s, template_s)
+        return StartPhases(template_s - import_s, import_s, fork_s, init_s)
+    import_s = min(import_s, init_s)
+    return StartPhases(0.0, import_s, fork_s, init_s - import_s)
+
+
+def told_s(microseconds: object) -> float:
+    """A length of time that a worker tells; 0.0 when it is no such thing."""
+    return microseconds / 1e6 if isinstance(microseconds, int) and 0 <= microseconds < CPU_US_MAX else 0.0
+
+
+NO_PHASES = StartPhases()
 
 
 class CallRecord(NamedTuple):
@@ -99,11 +131,11 @@ class CallRecord(NamedTuple):
     start_s: float
     """Of that, while its instance was being started."""
     template_s: float
-    """Of the start: until the template was there (boot: its import included)."""
+    """Of the start: until the template was there, without ``import_s``."""
     fork_s: float
     """Of the start: until the process was there."""
     init_s: float
-    """Of the start: until it said ready (exec: its import included)."""
+    """Of the start: until it said ready, without ``import_s``."""
     handler_s: float
     """From sending the request to the worker to its answer."""
     write_s: float
@@ -122,6 +154,8 @@ class CallRecord(NamedTuple):
     memory_bytes: int
     """The most that was measured while it ran; for a short call, what its instance was last measured to hold."""
     caller: str
+    import_s: float = 0.0
+    """Of the start: the function's import, as the worker says."""
 
     @property
     def failed(self) -> bool:
@@ -156,23 +190,32 @@ def record_of(raw: Finished, *, wall_s: float) -> CallRecord:
         return _new(CallRecord, (
             call_id, function.id, function.app_id, function.name, function.live.number, instance, kind, start_kind,
             began_s + wall_s, queue_s, 0.0, 0.0, 0.0, 0.0, handler_s, 0.0, 200, "", "none", "", bytes_in, bytes_out,
-            cpu_us / 1e6 if 0 <= cpu_us < CPU_US_MAX else -1.0, memory_bytes, caller_text(caller),
+            cpu_us / 1e6 if 0 <= cpu_us < CPU_US_MAX else -1.0, memory_bytes, caller_text(caller), 0.0,
         ))  # fmt: skip
     code, fault, detail = _failure(error, status)
-    template_s, fork_s, init_s = split or NO_PHASES
-    if start_s > 0 and (known := template_s + fork_s + init_s) > start_s:  # it came while the start was under way
-        cut = known - start_s
-        template_s, cut = max(0.0, template_s - cut), max(0.0, cut - template_s)
-        fork_s, cut = max(0.0, fork_s - cut), max(0.0, cut - fork_s)
-        init_s = max(0.0, init_s - cut)
-    elif start_s <= 0:
-        template_s, fork_s, init_s = NO_PHASES
+    template_s, import_s, fork_s, init_s = _last_of(split, start_s) if split and start_s > 0 else NO_PHASES
     return CallRecord(
         call_id, function.id, function.app_id, function.name, function.live.number, instance, kind, start_kind,
         began_s + wall_s, queue_s, start_s, template_s, fork_s, init_s, handler_s, 0.0,
         status, code, fault, detail, bytes_in, bytes_out, cpu_us / 1e6 if 0 <= cpu_us < CPU_US_MAX else -1.0,
-        memory_bytes, caller_text(caller),
+        memory_bytes, caller_text(caller), import_s,
     )  # fmt: skip
+
+
+def _last_of(split: StartPhases, start_s: float) -> StartPhases:
+    """The parts of a start that lie in its last ``start_s``: the call may have come while it was under way."""
+    names = _order(split.template_s)
+    cut = max(0.0, sum(split) - start_s)
+    left = {}
+    for name in names:
+        length_s = getattr(split, f"{name}_s")
+        left[f"{name}_s"] = max(0.0, length_s - cut)
+        cut = max(0.0, cut - length_s)
+    return StartPhases(**left)
+
+
+def _order(template_s: float) -> tuple[str, ...]:
+    return ("template", "import", "fork", "init") if template_s > 0 else ("fork", "import", "init", "template")
 
 
 def _failure(error: Any, status: int) -> tuple[str, str, str]:
@@ -197,20 +240,25 @@ def caller_text(caller: Any) -> str:
     return str(getattr(caller, "name", "") or getattr(caller, "id", ""))[:CALLER_CHARS_MAX]
 
 
+_ALONE = ("queue", "template", "fork", "import", "init", "handler", "write")
+
+
 def phases(record: CallRecord) -> Iterator[tuple[str, float, float]]:
     """The timeline: name, begin and length of each phase that took time, in seconds since admission."""
     at = 0.0
     waited = max(0.0, record.queue_s - record.start_s)
-    split = record.template_s + record.fork_s + record.init_s
+    split = record.template_s + record.import_s + record.fork_s + record.init_s
     lengths = {
         "queue": waited,
         "template": record.template_s,
+        "import": record.import_s,
         "fork": record.fork_s,
         "init": record.init_s + max(0.0, record.start_s - split),
         "handler": record.handler_s,
         "write": record.write_s,
     }
-    for name in PHASES:
+    alone = record.start_kind == "exec"
+    for name in _ALONE if alone else PHASES:
         if lengths[name] > 0:
             yield name, at, lengths[name]
             at += lengths[name]

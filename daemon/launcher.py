@@ -83,6 +83,8 @@ class Worker:
         self.template_s = 0.0
         """How long its launch waited for a template; 0 without one. Likewise ``fork_s``, for the process."""
         self.fork_s = 0.0
+        self.import_s = 0.0
+        """Of the wait for a template that was booted: its import of the function, as it says."""
 
     async def exited(self) -> ExitStatus:
         """Wait until the process is gone, and say how it ended."""
@@ -294,7 +296,9 @@ class Launcher:
                     template, kind = await self._template(plan, on_boot_output)
                     if template is not None:
                         fork = {"type": "fork", "tmp": tmp}
-                        return await self._start_in(template.parent, plan, kind, place, fork, (), began_s)
+                        found = await self._start_in(template.parent, plan, kind, place, fork, (), began_s)
+                        found[0].import_s = template.import_s if kind == "boot" else 0.0
+                        return found
                 if plan.start == "fork":
                     reason = self._unforkable[plan.revision].reason
                     raise InitFailed(detail=f"cannot be forked as its start mode demands: {reason}")

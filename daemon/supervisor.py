@@ -15,6 +15,7 @@ from typing import Any, NoReturn, Protocol
 import trio
 
 from daemon import errors
+from daemon.calls import StartPhases, start_phases, told_s
 from daemon.config import Limits
 from daemon.core import actions
 from daemon.core.scheduler import PoolSpec, Scheduler
@@ -62,8 +63,8 @@ class Slot:
     memory_peak_bytes: int = 0
     call_peak_bytes: int = 0
     """The most that was measured during the present call; before its first measurement, what was measured last."""
-    phases: tuple[float, float, float] | None = None
-    """How long its start took, in seconds: until there was a template, then a process, then ready."""
+    phases: StartPhases | None = None
+    """How long its start took."""
     measured_s: float = -math.inf
     doom: StokerError | None = None
     """Why it is being killed."""
@@ -300,7 +301,7 @@ class Supervisor:
 
     async def _until_exit(self, slot: Slot, worker: Any) -> None:
         try:
-            await worker.channel.ready()
+            info = await worker.channel.ready()
         except errors.InitFailed as exc:
             if self._ran_out(slot):
                 raise errors.InitFailed(detail=f"{out_of_memory(slot)} while starting") from exc
@@ -309,8 +310,10 @@ class Supervisor:
         if self.before_ready is not None:
             await self.before_ready(slot)
         slot.ready_s = trio.current_time()
-        template_s, fork_s = worker.template_s, worker.fork_s
-        slot.phases = (template_s, fork_s, max(0.0, slot.ready_s - slot.launched_s - template_s - fork_s))
+        slot.phases = start_phases(
+            slot.ready_s - slot.launched_s, template_s=worker.template_s, fork_s=worker.fork_s,
+            import_s=worker.import_s or told_s(info.get("import_us")),
+        )  # fmt: skip
         self.obey(self.scheduler.ready(slot.instance_id, kind=worker.start_kind, now_s=trio.current_time()))
         self._changed.set()
         status = await worker.exited()

@@ -66,6 +66,8 @@ class Template:
         """Why instances cannot be forked though the import went well."""
         self.compiled = ""
         """Modules that it says it had to compile, one path a line."""
+        self.import_s = 0.0
+        """How long the function's import took, as it says."""
         self.parent: Parent
         """Starts instances."""
         self._settled = trio.Event()
@@ -183,6 +185,7 @@ class Template:
         self._boot_s = time.monotonic() - self._since_s
         if message["type"] == "ready":
             self.compiled = message["compiled"]
+            self.import_s = max(0, message["import_us"]) / 1e6
         if message["type"] == "failed":
             self._failure = message["traceback"] or "no traceback"
         elif message["forkable"]:

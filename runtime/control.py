@@ -17,8 +17,8 @@ sweep      to worker  ``directories``: of control groups, which the spawner empt
 started    to daemon  ``id``, ``pid``; pidfd
 refused    to daemon  ``id``, ``message``: nothing was started
 exited     to daemon  ``id``, ``code``, ``signal`` (-1: not by that way)
-ready      to daemon  ``forkable`` bool, ``reason``, ``compiled``: a template has imported the function, and had to
-                      compile these modules, one path a line; the spawner is there
+ready      to daemon  ``forkable`` bool, ``reason``, ``compiled``, ``import_us``: a template has imported the function,
+                      which took so long, and had to compile these modules, one path a line; the spawner is there
 failed     to daemon  ``traceback``: a template could not import it
 ended      to daemon  ``code``, ``signal``: how a template ended that is not the first process of its namespace
 =========  =========  ====================================================================================
@@ -55,7 +55,7 @@ _MEMBERS: dict[str, tuple[dict[str, type], int]] = {
     "started": ({"id": _INT, "pid": _INT}, 1),
     "refused": ({"id": _INT, "message": _TEXT}, 0),
     "exited": ({"id": _INT, "code": _INT, "signal": _INT}, 0),
-    "ready": ({"forkable": _BOOL, "reason": _TEXT, "compiled": _TEXT}, 0),
+    "ready": ({"forkable": _BOOL, "reason": _TEXT, "compiled": _TEXT, "import_us": _INT}, 0),
     "failed": ({"traceback": _TEXT}, 0),
     "ended": ({"code": _INT, "signal": _INT}, 0),
 }

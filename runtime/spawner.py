@@ -38,7 +38,7 @@ def main(argument: str) -> NoReturn:
     pid = os.getpid()
     gc.collect()
     gc.freeze()
-    control.send(sock, {"type": "ready", "forkable": True, "reason": "", "compiled": ""})
+    control.send(sock, {"type": "ready", "forkable": True, "reason": "", "compiled": "", "import_us": 0})
     Forker(sock, control.TO_SPAWNER, _fork, lambda message, fds: _child(message, fds, pid)).serve()
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from typing import Any, NoReturn
 
 from runtime import atfork, confine, control, linux, loader, namespaces, seccomp, worker
@@ -27,19 +28,22 @@ def main(job: Job) -> NoReturn:
     loader.set_path(job)
     baseline = descriptors()
     loader.hide()
+    began_ns = time.monotonic_ns()
     try:
         runner = loader.prepared(job)
     except loader.LoadError as exc:
         flush()
         control.send(sock, {"type": "failed", "traceback": control.clip(str(exc))})
         os._exit(1)
+    import_us = (time.monotonic_ns() - began_ns) // 1000
     worker.rehearse()
     reason = why_not_forkable(baseline)
     gc.collect()
     # What is alive now never changes again: the collector of an instance must not touch (and so copy) these pages.
     gc.freeze()
     compiled = loader.compiled(job)
-    control.send(sock, {"type": "ready", "forkable": not reason, "reason": control.clip(reason), "compiled": compiled})
+    ready = {"type": "ready", "forkable": not reason, "reason": control.clip(reason), "compiled": compiled}
+    control.send(sock, {**ready, "import_us": import_us})
     if reason:
         os._exit(0)
     _serve(sock, job, runner)
@@ -87,11 +91,14 @@ def alone(job: Job) -> NoReturn:
     confine.seal(job, job.tmp)
     atfork.restore()
     worker.renew(job.tmp)
+    began_ns = time.monotonic_ns()
     try:
         runner = loader.prepared(job)
     except loader.LoadError as exc:
         worker.fail(str(exc))
-    worker.run(runner, response_bytes_max=job.response_bytes_max, info=information())
+    import_us = (time.monotonic_ns() - began_ns) // 1000
+    info = {**information(), "import_us": import_us}
+    worker.run(runner, response_bytes_max=job.response_bytes_max, info=info)
 
 
 def information() -> dict[str, str | int]:

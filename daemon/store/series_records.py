@@ -61,8 +61,3 @@ def trim(conn: sqlite3.Connection, kept: Iterable[tuple[int, int]], *, rows_max:
                 "(SELECT at FROM series WHERE step_s = ? ORDER BY at LIMIT 1 OFFSET ?)",
                 (step_s, step_s, over - 1),
             )
-
-
-def forget(conn: sqlite3.Connection, function_id: str) -> None:
-    """Remove all points of a function."""
-    conn.execute("DELETE FROM series WHERE function_id = ?", (function_id,))

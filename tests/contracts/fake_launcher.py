@@ -104,7 +104,7 @@ class FakeWorker:
         self.pid = pid
         self.start_kind = start_kind
         self.template_s = behaviour.boot_s if start_kind == "boot" else 0.0
-        self.fork_s = 0.0
+        self.fork_s = self.import_s = 0.0
         self.behaviour = behaviour
         self.channel = Channel(calls_w, answers_r, limits)
         self.gauge = FakeGauge(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -10,8 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from daemon.calls import _last_of, start_phases, told_s
 from tests.system.daemon import HELLO, Daemon, eventually, run_daemon
 
 pytestmark = pytest.mark.processes
@@ -76,6 +81,54 @@ def test_a_cold_call_has_the_parts_of_its_start(shared_daemon: Daemon) -> None:
     assert {"fork", "init"} <= set(names)
     assert call["total_s"] == pytest.approx(sum(phase["length_s"] for phase in call["phases"]), abs=1e-4)
     assert call["queue_s"] >= call["start_s"] > 0
+
+
+SLOW_IMPORT = "import time\ntime.sleep(0.2)\n" + HELLO
+
+
+@pytest.mark.parametrize(
+    ("start", "order"),
+    [("fork", ["template", "import", "fork", "init", "handler"]), ("exec", ["fork", "import", "init", "handler"])],
+)
+def test_the_import_is_apart_from_the_rest_of_the_start(shared_daemon: Daemon, start: str, order: list[str]) -> None:
+    function = shared_daemon.deploy(f"import-{start}", SLOW_IMPORT, annotations={"stoker.dev/start": start})
+    _leave_nothing_running(shared_daemon, function)
+    call = one(shared_daemon, function, "")
+    assert call["start_kind"] == ("boot" if start == "fork" else "exec")
+    lengths = {phase["name"]: phase["length_s"] for phase in call["phases"]}
+    assert [name for name in lengths if name != "queue"] == order
+    assert lengths["import"] >= 0.2
+    assert sum(lengths.values()) == pytest.approx(call["total_s"], abs=1e-4)
+
+
+def _leave_nothing_running(daemon: Daemon, function: str) -> None:
+    """Neither instances nor the template."""
+    if daemon.instances(function):
+        daemon.api("POST", f"/stoker/v1/functions/{function}/restart")
+    eventually(lambda: not daemon.instances(function), what="no instance is left")
+    for process in daemon.workers():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "stoker-template":
+                process.kill()
+                eventually(lambda pid=process.pid: not psutil.pid_exists(pid), what="the template is gone")
+
+
+@given(st.floats(0, 5), st.floats(0, 5), st.floats(0, 5), st.floats(0, 20), st.floats(0.001, 20))
+def test_the_parts_of_a_start_add_up_whatever_the_worker_says(
+    template_s: float, fork_s: float, rest_s: float, import_s: float, start_s: float
+) -> None:
+    total_s = template_s + fork_s + rest_s
+    parts = start_phases(total_s, template_s=template_s, fork_s=fork_s, import_s=import_s)
+    assert all(length_s >= 0 for length_s in parts)
+    assert sum(parts) == pytest.approx(total_s)
+    last = _last_of(parts, start_s)
+    assert all(length_s >= 0 for length_s in last)
+    assert sum(last) == pytest.approx(min(start_s, total_s), abs=1e-9)
+
+
+@pytest.mark.parametrize("told", [None, "7", -1, 10**15, 1.5])
+def test_a_worker_may_say_anything_about_its_import(told: object) -> None:
+    assert told_s(told) == 0.0
 
 
 @pytest.mark.parametrize(

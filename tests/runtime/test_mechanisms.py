@@ -67,7 +67,7 @@ def test_garbage_is_a_control_error(garbage: bytes) -> None:
         {"type": "exited", "id": 1, "code": 0},
         {"type": "exited", "id": True, "code": 0, "signal": 1},
         {"type": "exited", "id": 1, "code": 0, "signal": 1, "more": 1},
-        {"type": "ready", "forkable": 1, "reason": "", "compiled": ""},
+        {"type": "ready", "forkable": 1, "reason": "", "compiled": "", "import_us": 0},
         {"type": "failed", "traceback": b""},
         {"type": ["failed"], "traceback": ""},
         [1],
