@@ -85,6 +85,7 @@ class Deployer:
         Returns the function as stored and serving.
 
         Raises:
+          TooLargeForNode: there will never be room for it; nothing is stored.
           DeployFailed: the canary did not become ready; ``detail`` is its traceback. The old version goes on serving.
         """
         if not new.live.digest:
@@ -94,6 +95,7 @@ class Deployer:
             if bundle is None:
                 raise errors.BundleMissing(detail=f"{new.live.image} ({new.live.digest})")
             plan = self.plan(app, new, bundle, await self._interpreter(new, bundle))
+            self._supervisor.scheduler.check_room(self._spec(plan, new))
             await self._database.write(lambda conn: records.insert_version(conn, replace(new.live, state="building")))
             try:
                 await self._supervisor.prepare(
@@ -148,6 +150,24 @@ class Deployer:
     async def _record_failure(self, new: Function, text: str) -> None:
         await self._database.write(lambda conn: records.fail_version(conn, new.id, new.live.number, text))
         self._log.warning("deploy failed", function=new.id, version=new.live.number, error=text)
+
+    def check_room(self, function: Function) -> None:
+        """Refuse a version of which not even one instance can ever start here; what its template takes is not counted.
+
+        Raises:
+          TooLargeForNode
+        """
+        live = function.live
+        self._supervisor.scheduler.check_room(
+            PoolSpec(
+                function_id=function.id,
+                revision="",
+                memory_mib=live.memory_mib,
+                timeout_s=live.timeout_s,
+                idle_timeout_s=live.idle_timeout_s,
+                uses_template=False,
+            )
+        )
 
     def apply(self, app: App, function: Function) -> None:
         """Settings that need no new version changed and are stored: tell the scheduler."""

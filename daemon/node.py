@@ -165,8 +165,9 @@ class Node:
         return self._launcher.sandbox.network(app)
 
     def restart(self, function_id: str) -> int:
-        """End the function's idle instances; the floor is filled anew. How many went."""
+        """End the function's idle and starting instances; the floor is filled anew. How many went."""
         scheduler = self._supervisor.scheduler
-        idle = sum(v.function_id == function_id and v.state == "idle" for v in scheduler.instances())
-        self._supervisor.obey(scheduler.retire_idle(function_id, now_s=trio.current_time()))
-        return idle
+        going = ("idle", "starting")
+        count = sum(v.function_id == function_id and v.state in going for v in scheduler.instances())
+        self._supervisor.obey(scheduler.restart(function_id, now_s=trio.current_time()))
+        return count

@@ -170,6 +170,7 @@ class Supervisor:
         cannot be filled in ``timeout_s`` does not fail the version.
 
         Raises:
+          TooLargeForNode: there will never be room for it.
           StokerError: the canary did not become ready; nothing of the version is left.
         """
         failures = self._preparing[plan.revision] = []

@@ -18,12 +18,14 @@ from daemon.core.settle import prepared_missing, start_replacement
 
 __all__ = [
     "abandon",
+    "check_room",
     "check_size",
     "configure",
     "forget",
     "make_ready",
     "prepare",
     "prepared",
+    "restart",
     "retire_worn",
     "start_failed",
     "template_gone",
@@ -63,10 +65,15 @@ def configure(node: Node, spec: PoolSpec, now_s: float) -> None:
 
 
 def prepare(node: Node, spec: PoolSpec, now_s: float) -> None:
-    """Start a revision beside the live one. One at a time: another one under way is abandoned."""
+    """Start a revision beside the live one. One at a time: another one under way is abandoned.
+
+    Raises:
+      TooLargeForNode: it could never become ready.
+    """
     known = node.pools.get(spec.function_id)
     if known is not None and known.live is not None and known.live.id == spec.revision:
         raise ValueError(f"cannot prepare {spec.revision}: it is live")
+    check_room(node, spec)
     if known is not None and known.prepared is not None and known.prepared.id != spec.revision:
         abandon(node, known.function_id, known.prepared.id, now_s)
     pool = _pool(node, spec.function_id)
@@ -193,13 +200,36 @@ def check_size(node: Node, revision: Revision, call_id: str) -> None:
     Raises:
       TooLargeForNode
     """
-    pool, limits = revision.pool, node.limits
-    need_mib = revision.spec.memory_mib + (limits.template_mib if revision.spec.uses_template else 0)
-    if pool.granted or need_mib <= limits.memory_mib - node.granted_mib:
+    if not revision.pool.granted:
+        _check_fits(node, revision.spec, node.granted_mib, call_id)
+
+
+def check_room(node: Node, spec: PoolSpec) -> None:
+    """Refuse a version of which not even one instance can ever start: the floor of the one before it makes room.
+
+    Raises:
+      TooLargeForNode
+    """
+    pool = node.pools.get(spec.function_id)
+    own_mib = 0
+    if pool is not None and pool.live is not None and pool.granted:
+        template_mib = node.limits.template_mib if pool.live.spec.uses_template else 0
+        own_mib = pool.granted * pool.live.spec.memory_mib + template_mib
+    _check_fits(node, spec, node.granted_mib - own_mib, "")
+
+
+def _check_fits(node: Node, spec: PoolSpec, others_mib: int, call_id: str) -> None:
+    limits = node.limits
+    template_mib = limits.template_mib if spec.uses_template else 0
+    need_mib = spec.memory_mib + template_mib
+    if need_mib <= limits.memory_mib - others_mib:
         return
-    others = f" less {node.granted_mib} MiB provisioned for others" if node.granted_mib else ""
+    with_template = f" with its template of {template_mib} MiB" if template_mib else ""
+    others = f" less {others_mib} MiB provisioned for others" if others_mib else ""
     raise errors.TooLargeForNode(
-        detail=f"the function needs {need_mib} MiB, the node has {limits.memory_mib} MiB{others}", call_id=call_id
+        detail=f"the function needs {need_mib} MiB{with_template}, the node has {limits.memory_mib} MiB{others}"
+        " (limits.memory_mib)",
+        call_id=call_id,
     )
 
 
@@ -249,14 +279,17 @@ def template_gone(node: Node, revision_id: str, now_s: float) -> None:
             node.kill(instance, Event.CONDEMNED, gone, now_s)
 
 
-def retire_idle(node: Node, function_id: str, now_s: float) -> None:
-    """A restart was asked for: idle instances leave. The floor is filled anew, a spare waits for the next call."""
+def restart(node: Node, function_id: str, now_s: float) -> None:
+    """A restart was asked for: idle and starting instances go. The floor is filled anew, a spare waits for a call."""
     pool = node.pools.get(function_id)
     if pool is None or pool.live is None:
         return
     pool.live.used_s = -inf
-    for instance in list(pool.live.idle):
-        node.retire(instance, now_s)
+    for instance in list(pool.live.instances.values()):
+        if instance.state is State.IDLE:
+            node.retire(instance, now_s)
+        elif instance.state is State.STARTING:  # POLICY: it began before the restart; calls that wait get another one
+            node.kill(instance, Event.CONDEMNED, errors.InternalError(detail="the function is restarted"), now_s)
 
 
 def retire_worn(node: Node, now_s: float) -> None:

@@ -243,20 +243,25 @@ class Scheduler:
         return self._rest(now_s)
 
     def prepare(self, spec: PoolSpec, *, now_s: float) -> list[Action]:
-        """Start instances of a revision that is not live yet: a canary and its floor, as memory allows."""
+        """Start instances of a revision that is not live yet: a canary and its floor, as memory allows.
+
+        Raises:
+          TooLargeForNode: there will never be room for one.
+        """
         lifecycle.prepare(self._node, spec, now_s)
         return self._rest(now_s)
+
+    def check_room(self, spec: PoolSpec) -> None:
+        """Refuse a revision before anything is done for it, if there will never be room for an instance of it.
+
+        Raises:
+          TooLargeForNode
+        """
+        lifecycle.check_room(self._node, spec)
 
     def prepared(self, function_id: str, revision: str) -> tuple[int, int]:
         """(ready, wanted within memory) of a revision that is being prepared; wanted is at least 1."""
         return lifecycle.prepared(self._node, function_id, revision)
-
-    def prepare_error(self, function_id: str, revision: str) -> errors.StokerError | None:
-        """Why an instance of a revision that is being prepared failed to start. None: none did."""
-        pool = self._pools.get(function_id)
-        if pool is None or pool.prepared is None or pool.prepared.id != revision:
-            return None
-        return pool.prepared.start_error
 
     def abandon(self, function_id: str, revision: str, *, now_s: float) -> list[Action]:
         """Kill all of a revision that was being prepared. Idempotent; a live revision is left alone."""
@@ -268,9 +273,9 @@ class Scheduler:
         lifecycle.forget(self._node, function_id, now_s)
         return self._rest(now_s)
 
-    def retire_idle(self, function_id: str, *, now_s: float) -> list[Action]:
-        """End the function's idle instances: the next call starts one, the floor is filled anew. Idempotent."""
-        lifecycle.retire_idle(self._node, function_id, now_s)
+    def restart(self, function_id: str, *, now_s: float) -> list[Action]:
+        """End the function's idle and starting instances: the next call starts one, the floor is filled anew."""
+        lifecycle.restart(self._node, function_id, now_s)
         return self._rest(now_s)
 
     # Time

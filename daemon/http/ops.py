@@ -115,7 +115,7 @@ class Node(bundle_api.Store, Protocol):
         """What the app's functions may reach, and what they get here."""
 
     def restart(self, function_id: str) -> int:
-        """End the function's idle instances; the floor is filled anew. How many went."""
+        """End the function's idle and starting instances; the floor is filled anew. How many went."""
 
 
 # -- health, metrics ---------------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ async def rollback(node: Node, request: ApiRequest) -> ApiReply:
 
 
 async def restart(node: Node, request: ApiRequest) -> ApiReply:
-    """POST /stoker/v1/functions/{id}/restart: end the idle instances; the next call starts a new one."""
+    """POST /stoker/v1/functions/{id}/restart: end the idle and starting instances; the next call starts a new one."""
     function = node.registry.function(request.params["id"])
     return ApiReply(body={"retired": node.restart(function.id)})
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from daemon.errors import StokerError
 from daemon.model import Function
 from daemon.registry.changes import FunctionChange
-from daemon.registry.functions import Functions, checked_change
+from daemon.registry.functions import Functions, checked_change, failed_first, is_retry
 from daemon.store import records
 
 
@@ -23,11 +23,12 @@ class Asynchronous(Functions):
         ``change.digest`` may be of a bundle that is still to come.
 
         Raises:
-          BadRequest, NotFound, Conflict, InvalidFunction: as for `create_function`. Nothing is stored then.
+          BadRequest, NotFound, Conflict, InvalidFunction, TooLargeForNode: as for `create_function`. Nothing is stored.
         """
         new = self._new_function(change)
         async with self._one_at_a_time(new.app_id, new.name):
             app, new = self._admitted(new)
+            self._deploys.check_room(new)
             with self._promise(new, None):
                 if not change.digest:
                     new = await self._resolved(app, new, anew=True)
@@ -58,10 +59,7 @@ class Asynchronous(Functions):
                 raise
 
     async def _fail(self, begun: Function, error: StokerError) -> None:
-        live = replace(begun.live, state="failed", error=str(error))
-        failed = replace(
-            begun, live=live, state="failed", state_error=str(error), updated_at=max(self._now_ms(), begun.updated_at)
-        )
+        failed = failed_first(begun, error, now_ms=self._now_ms())
 
         def forget_or_put(_: None) -> None:
             if failed.id in self._catalog.functions:
@@ -76,7 +74,7 @@ class Asynchronous(Functions):
         that is still to come.
 
         Raises:
-          BadRequest, NotFound, InvalidFunction: as for `update_function`.
+          BadRequest, NotFound, InvalidFunction, TooLargeForNode: as for `update_function`.
         """
         old = self.function(function_id)
         app = self.app(old.app_id)
@@ -84,4 +82,7 @@ class Asynchronous(Functions):
         with self._promise(new, old):
             if not change.digest:
                 new = await self._resolved(app, new, anew=bool(change.image))
-        return new, new.live != old.live
+        deploys = new.live != old.live or is_retry(old, change)
+        if deploys:
+            self._deploys.check_room(new)
+        return new, deploys

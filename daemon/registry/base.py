@@ -25,7 +25,15 @@ class Deploys(Protocol):
         one that was ready before.
 
         Raises:
-          DeployFailed: it did not become ready; ``old`` goes on serving.
+          TooLargeForNode: as `check_room` says; nothing is stored.
+          DeployFailed: it did not become ready; ``old`` goes on serving. The version is stored as failed.
+        """
+
+    def check_room(self, function: Function) -> None:
+        """Refuse a version of which not even one instance can ever start on this node.
+
+        Raises:
+          TooLargeForNode
         """
 
     def apply(self, app: App, function: Function) -> None:

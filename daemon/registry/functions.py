@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from daemon.core.policy import check_pcu
-from daemon.errors import BadRequest, Conflict, NotFound, StokerError
+from daemon.errors import BadRequest, Conflict, DeployFailed, NotFound, StokerError
 from daemon.model import (
     IDLE_TIMEOUT_S_DEFAULT,
     MEMORY_MIB_DEFAULT,
@@ -55,20 +55,48 @@ class Functions(Apps):
     async def create_function(self, change: FunctionChange) -> Function:
         """Deploy a new function. When this returns it answers calls (if its bundle is here).
 
+        A function whose first deploys all failed is no obstacle: the new one takes its place.
+
         Raises:
-          BadRequest, NotFound, Conflict, InvalidFunction, DeployFailed: a rule is broken; no such app; the name is
-            taken; required config is missing; the canary did not become ready. Nothing is stored then.
+          BadRequest, NotFound, Conflict, InvalidFunction, TooLargeForNode: a rule is broken; no such app; the name is
+            taken; required config is missing; the node is too small. Nothing is stored then.
+          DeployFailed: the canary did not become ready. The function is stored as ``failed``, with its first version,
+            so that its log and the reason can be looked at.
         """
         new = self._new_function(change)
         async with self._one_at_a_time(new.app_id, new.name):
-            app, new = self._admitted(new)
+            app, new = self._admitted(new, instead=await self._failed_one(new))
             with self._promise(new, None):
                 new = await self._resolved(app, new, anew=not change.digest)
                 try:
                     return await self._deploys.deploy(app, new, None)
-                except StokerError:  # its reply has the traceback; without a function the row says nothing to anybody
+                except DeployFailed as exc:
+                    await self._keep_failed(new, exc)
+                    raise
+                except StokerError:  # without a function the row says nothing to anybody
                     await self._database.write(lambda conn: records.forget_versions(conn, new.id))
                     raise
+
+    async def _failed_one(self, new: Function) -> Function | None:
+        """The function of this name that never was ready; ``live`` is the last version that was tried."""
+        functions = self._catalog.functions_of(new.app_id)
+        failed = next((f for f in functions if f.name == new.name and f.state == "failed"), None)
+        if failed is None:
+            return None
+        last = await self._database.read(lambda conn: records.last_number(conn, failed.id))
+        return replace(failed, live=replace(failed.live, number=last))
+
+    async def _keep_failed(self, new: Function, error: StokerError) -> None:
+        """Store a function of which no version ever became ready."""
+        failed = failed_first(new, error, now_ms=self._now_ms())
+
+        def keep(conn: sqlite3.Connection) -> None:
+            records.insert_function(conn, failed)
+            records.fail_function(conn, failed)
+            records.prune_versions(conn, failed.id, self._versions_kept)
+
+        with suppress(NotFound):  # the app was deleted meanwhile; the reply has the reason
+            await self._database.write(keep, apply=lambda _: self._catalog.put_function(failed))
 
     def _new_function(self, change: FunctionChange) -> Function:
         """The function that a change asks for, checked by itself."""
@@ -103,9 +131,15 @@ class Functions(Apps):
         rules.check_function(new)
         return _with_pcu(new, change, old=None)
 
-    def _admitted(self, new: Function) -> tuple[App, Function]:
-        """The app, and the function with what it takes from it, if there is room and its name is free."""
+    def _admitted(self, new: Function, *, instead: Function | None = None) -> tuple[App, Function]:
+        """The app, and the function with what it takes from it, if there is room and its name is free.
+
+        ``instead``: the function whose name, id and history it takes over.
+        """
         app = self.app(new.app_id)
+        if instead is not None:
+            live = replace(new.live, function_id=instead.id, number=instead.live.number + 1)
+            return app, replace(new, id=instead.id, live=live, created_at=instead.created_at, shape=instead.shape)
         if any(other.name == new.name for other in self._catalog.functions_of(app.id)):
             raise Conflict(records.FUNCTION_EXISTS)
         rules.check_count("function-count", len(self._catalog.functions), self._counts.function_count_max)
@@ -127,10 +161,11 @@ class Functions(Apps):
             with self._promise(new, old):
                 anew = not change.digest and (bool(change.image) or not old.live.digest)
                 new = await self._resolved(app, new, anew=anew)
-                if new == old:
+                retry = is_retry(old, change)
+                if new == old and not retry:
                     return old
                 new = replace(new, updated_at=max(self._now_ms(), old.updated_at))
-                if new.live == old.live:
+                if new.live == old.live and not retry:
                     return await self._store_settings(app, new)
                 return await self._deploy(app, new, old)
 
@@ -215,8 +250,15 @@ class Functions(Apps):
             error="",
             created_at=self._now_ms(),
         )
-        stored = await self._deploys.deploy(app, replace(new, live=live), old)
-        await self._database.write(lambda conn: records.prune_versions(conn, new.id, self._versions_kept))
+        new = replace(new, live=live)
+        try:
+            stored = await self._deploys.deploy(app, new, old)
+        except DeployFailed as exc:
+            if old.state == "failed":  # then this is the reason now
+                await self._keep_failed(new, exc)
+            raise
+        finally:
+            await self._database.write(lambda conn: records.prune_versions(conn, new.id, self._versions_kept))
         return stored
 
     async def _resolved(self, app: App, new: Function, *, anew: bool) -> Function:
@@ -262,7 +304,8 @@ class Functions(Apps):
           BadRequest: OCI's steps or the node's limit; says the arithmetic and what is allowed.
         """
         wanted = (new.pcu_count, new.live.memory_mib)
-        if not new.pcu_count or (old is not None and wanted == (old.pcu_count, old.live.memory_mib)):
+        counted = (old.pcu_count, old.live.memory_mib) if old is not None and old.state != "failed" else None
+        if not new.pcu_count or wanted == counted:
             yield
             return
         check_pcu(
@@ -280,7 +323,8 @@ class Functions(Apps):
 
     def _provisioned_mib(self, *, but: str) -> int:
         """Memory that the other functions' floors reserve, or will when their deploys are done."""
-        floors = {f.id: f.pcu_count * f.live.memory_mib for f in self._catalog.functions.values() if f.pcu_count}
+        functions = [f for f in self._catalog.functions.values() if f.pcu_count and f.state != "failed"]
+        floors = {f.id: f.pcu_count * f.live.memory_mib for f in functions}
         for function_id, promised in self._promised_mib.items():
             floors[function_id] = max(promised, floors.get(function_id, 0))
         return sum(mib for function_id, mib in floors.items() if function_id != but)
@@ -293,6 +337,18 @@ def checked_change(old: Function, change: FunctionChange) -> Function:
     new = _merged(old, change)
     rules.check_function(new)
     return _with_pcu(new, change, old=old)
+
+
+def is_retry(old: Function, change: FunctionChange) -> bool:
+    """Whether a change that names a bundle is to be deployed though nothing differs: the function never was ready."""
+    return old.state == "failed" and bool(change.image or change.digest)
+
+
+def failed_first(begun: Function, error: StokerError, *, now_ms: int) -> Function:
+    """The function when its deploy failed and it has no version that ever was ready."""
+    live = replace(begun.live, state="failed", error=str(error))
+    updated_at = max(now_ms, begun.updated_at)
+    return replace(begun, live=live, state="failed", state_error=str(error), updated_at=updated_at)
 
 
 def _of_version(change: FunctionChange) -> dict[str, Any]:

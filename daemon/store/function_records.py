@@ -213,14 +213,17 @@ def forget_versions(conn: Connection, function_id: str) -> None:
 
 
 def prune_versions(conn: Connection, function_id: str, kept: int) -> int:
-    """Forget all but the newest ``kept`` versions of a function and its live one. How many went."""
-    return conn.execute(
-        "DELETE FROM versions WHERE function_id = ?1 AND state != 'building'"
-        " AND number != (SELECT live_number FROM functions WHERE id = ?1)"
-        " AND number NOT IN"
-        " (SELECT number FROM versions WHERE function_id = ?1 ORDER BY number DESC LIMIT ?2)",
-        (function_id, kept),
-    ).rowcount
+    """Forget all but the newest ``kept`` ready versions, as many failed ones, and the live one. How many went."""
+    return sum(
+        conn.execute(
+            "DELETE FROM versions WHERE function_id = ?1 AND state = ?3"
+            " AND number != (SELECT live_number FROM functions WHERE id = ?1)"
+            " AND number NOT IN"
+            " (SELECT number FROM versions WHERE function_id = ?1 AND state = ?3 ORDER BY number DESC LIMIT ?2)",
+            (function_id, kept, state),
+        ).rowcount
+        for state in ("ready", "failed")
+    )
 
 
 def _version(row: Row) -> Version:

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from daemon.config import Pcu
-from daemon.errors import BadRequest, Conflict, DeployFailed, InvalidFunction, NotFound
+from daemon.errors import BadRequest, Conflict, DeployFailed, InvalidFunction, NotFound, TooLargeForNode
 from daemon.model import App, Function
 from daemon.registry import AppChange, FunctionChange, TriggerChange
 from daemon.registry.rules import PCU_COUNT, PCU_STRATEGY, START
@@ -138,15 +138,55 @@ async def test_a_failed_update_leaves_the_old_version_serving(w: World) -> None:
     await w.assert_catalog_is_what_is_stored()
 
 
-async def test_a_function_whose_first_deploy_fails_does_not_exist(w: World) -> None:
+async def test_a_function_whose_first_deploy_fails_is_kept_as_failed_until_one_succeeds(w: World) -> None:
     app = await app_of(w)
+    await w.push("f:1")
+    w.deployer.fail = "Traceback: boom"
+    with pytest.raises(DeployFailed):
+        await function_of(w, app, pcu_count=40)
+    (failed,) = (await w.registry.functions(app.id)).items
+    assert (failed.state, failed.live.state) == ("failed", "failed")
+    assert "Traceback: boom" in failed.state_error
+    assert [v.error for v in await w.registry.versions(failed.id)] == [failed.state_error]
+    w.deployer.fail = "Traceback: other"
+    with pytest.raises(DeployFailed):
+        await w.registry.update_function(failed.id, FunctionChange(image=failed.live.image))
+    assert "other" in w.registry.function(failed.id).state_error
+    await w.assert_catalog_is_what_is_stored()
+    w.deployer.fail = None
+    new = await function_of(w, app, memory_mib=256)  # the name is not taken, and the history goes on
+    assert (new.id, new.state, new.live.number, new.live.memory_mib) == (failed.id, "active", 3, 256)
+    assert [v.state for v in await w.registry.versions(new.id)] == ["ready", "failed", "failed"]
+    with pytest.raises(Conflict):
+        await function_of(w, app)
+    await w.assert_catalog_is_what_is_stored()
+
+
+async def test_a_deploy_of_a_failed_function_that_changes_nothing_tries_again(w: World) -> None:
+    app = await app_of(w)
+    await w.push("f:1")
     w.deployer.fail = "Traceback: boom"
     with pytest.raises(DeployFailed):
         await function_of(w, app)
-    assert (await w.registry.functions(app.id)).items == []
-    assert await w.database.read(lambda conn: conn.execute("SELECT count(*) FROM versions").fetchone()[0]) == 0
+    (failed,) = (await w.registry.functions(app.id)).items
     w.deployer.fail = None
-    await function_of(w, app)
+    same = await w.registry.update_function(failed.id, FunctionChange(image=failed.live.image))
+    assert (same.state, same.live.number) == ("active", 2)
+
+
+async def test_a_function_too_large_for_the_node_is_refused_and_nothing_is_stored(w: World) -> None:
+    app = await app_of(w)
+    w.deployer.memory_mib = 512
+    with pytest.raises(TooLargeForNode):
+        await function_of(w, app, memory_mib=1024)
+    with pytest.raises(TooLargeForNode):
+        await w.registry.begin_function(FunctionChange(app_id=app.id, name="g", image="f:1", memory_mib=1024))
+    assert (await w.registry.functions(app.id)).items == []
+    function = await function_of(w, app)
+    for change in (w.registry.update_function, w.registry.preview_update):
+        with pytest.raises(TooLargeForNode):
+            await change(function.id, FunctionChange(memory_mib=1024))
+    assert [v.number for v in await w.registry.versions(function.id)] == [1]
 
 
 async def test_only_some_versions_are_kept(w: World) -> None:

@@ -15,7 +15,7 @@ import trio
 
 from daemon.catalog import Catalog
 from daemon.config import Pcu
-from daemon.errors import DeployFailed
+from daemon.errors import DeployFailed, TooLargeForNode
 from daemon.http import fn_api
 from daemon.http.views import ApiReply, ApiRequest
 from daemon.model import App, Bundle, Function, Ids
@@ -29,6 +29,7 @@ class Deployer:
 
     def __init__(self, database: Database, catalog: Catalog) -> None:
         self._database, self._catalog = database, catalog
+        self.memory_mib = 40960
         self.fail: str | None = None
         """Text of the canary's failure; None: it becomes ready."""
         self.hold: trio.Event | None = None
@@ -39,6 +40,7 @@ class Deployer:
         self.deployed: list[Function] = []
 
     async def deploy(self, app: App, new: Function, old: Function | None) -> Function:
+        self.check_room(new)
         await self._database.write(lambda conn: records.insert_version(conn, new.live))
         if self.hold is not None:
             await self.hold.wait()
@@ -50,6 +52,10 @@ class Deployer:
         return await self._database.write(
             lambda conn: records.save_function(conn, new), apply=self._catalog.put_function
         )
+
+    def check_room(self, function: Function) -> None:
+        if function.live.memory_mib > self.memory_mib:
+            raise TooLargeForNode(detail=f"the node has {self.memory_mib} MiB")
 
     def apply(self, app: App, function: Function) -> None:
         self.applied.append(function)

@@ -314,7 +314,7 @@ def test_a_function_larger_than_the_node_is_refused_at_once() -> None:
     assert len(w.starting()) == 1
     call = w.call("g")
     assert isinstance(w.errors[call], TooLargeForNode)
-    assert "needs 280 MiB, the node has 256 MiB" in w.errors[call].detail
+    assert "needs 280 MiB with its template of 24 MiB, the node has 256 MiB" in w.errors[call].detail
 
 
 def test_messages_about_instances_that_never_were_are_bugs() -> None:

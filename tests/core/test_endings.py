@@ -120,7 +120,20 @@ def test_a_restart_ends_idle_instances_and_lets_the_running_finish() -> None:
     w.finish(second)
     w.call("f")
     assert w.busy() == [second]
-    assert w.scheduler.retire_idle("nobody", now_s=w.now_s) == []
+    assert w.scheduler.restart("nobody", now_s=w.now_s) == []
+
+
+def test_a_restart_ends_a_starting_instance_and_a_call_that_waits_gets_a_new_one() -> None:
+    w = world("f")
+    call = w.call("f")
+    (old,) = w.starting()
+    w.restart("f")
+    assert w.processes[old].killed
+    (new,) = [i for i in w.starting() if i != old]
+    w.reap(old)
+    assert w.view("f").start_error == "", "that is not a failed start"
+    w.ready(new)
+    assert w.calls[call].instance == new
 
 
 def test_a_restart_fills_the_floor_anew() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from daemon.core.pool import PoolSpec
+from daemon.errors import TooLargeForNode
 from tests.core.helpers import deploy, ready_all, reap_all, told, warm, world
 from tests.core.world import World
 
@@ -125,11 +128,23 @@ def test_a_busy_old_version_gives_an_instance_up_as_it_gets_free() -> None:
     assert len(w.busy()) == 1, "after that, waiting calls come first again"
 
 
-def test_a_canary_that_can_never_fit_costs_nobody_anything() -> None:
+def test_a_version_that_can_never_fit_is_refused_at_once_and_costs_nobody_anything() -> None:
     w = world("f", memory_mib=256)
     warm(w, "f", 1)
-    prepare(w, "f", memory_mib=512)
+    with pytest.raises(TooLargeForNode, match="needs 512 MiB, the node has 256 MiB"):
+        prepare(w, "f", memory_mib=512)
+    assert w.scheduler.prepared("f", "f.2") == (0, 1)
     assert not any(p.leaving for p in w.processes.values())
+
+
+def test_the_floor_of_the_version_before_makes_room_but_that_of_others_does_not() -> None:
+    w = world(memory_mib=1024)
+    deploy(w, "f", memory_mib=128, floor=3)
+    deploy(w, "g", memory_mib=128, floor=2)
+    fits = replace(w.specs["f"], revision="f.9", memory_mib=768)
+    w.scheduler.check_room(fits)
+    with pytest.raises(TooLargeForNode, match="1024 MiB less 256 MiB provisioned for others"):
+        w.scheduler.check_room(replace(fits, memory_mib=769))
 
 
 def test_a_canary_counts_towards_the_maximum_of_its_function() -> None:
@@ -147,16 +162,11 @@ def test_a_canary_counts_towards_the_maximum_of_its_function() -> None:
 
 def test_a_failed_canary_is_reported_and_not_started_again() -> None:
     w = world("f")
-    new = prepare(w, "f", floor=3)
-    assert w.scheduler.prepare_error("f", new.revision) is None
+    prepare(w, "f", floor=3)
     w.start_fails(w.starting()[0])
-    error = w.scheduler.prepare_error("f", new.revision)
-    assert error is not None
-    assert "boom" in error.detail
     w.log.clear()
     w.wait(100.0)
     assert "Launch" not in told(w)
-    assert w.scheduler.prepare_error("f", "other") is None
 
 
 def test_an_abandoned_version_is_killed_and_the_old_one_goes_on() -> None:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from daemon.core.pool import PoolSpec
+from daemon.errors import TooLargeForNode
 from tests.core.world import LIMITS, World
 
 T = TypeVar("T")
@@ -133,6 +135,20 @@ class Node(RuleBasedStateMachine):
         floor = min(floor, 300 // spec.memory_mib)
         self.w.configure(PoolSpec(**{**_fields(spec), "floor": floor}))
 
+    def prepare(self, function: str) -> None:
+        spec = self.w.spec(function, **FUNCTIONS[function])
+        others_mib = sum(
+            other.floor * other.memory_mib + LIMITS.template_mib * other.uses_template
+            for name, other in self.w.specs.items()
+            if name != function and other.floor
+        )
+        need_mib = spec.memory_mib + LIMITS.template_mib * spec.uses_template
+        if need_mib <= LIMITS.memory_mib - others_mib:
+            self.w.prepare(spec)
+        else:
+            with pytest.raises(TooLargeForNode):
+                self.w.scheduler.prepare(spec, now_s=self.w.now_s)
+
     def flip(self, function: str) -> None:
         spec = self.w.prepared[function]
         ready, wanted = self.w.scheduler.prepared(function, spec.revision)
@@ -149,7 +165,7 @@ class Node(RuleBasedStateMachine):
         kinds: list[tuple[Callable[[str], None], list[str]]] = [
             (lambda f: self.change_floor(f, floor), live),
             (lambda f: w.configure(w.spec(f, **FUNCTIONS[f])), ever),
-            (lambda f: w.prepare(w.spec(f, **FUNCTIONS[f])), ever),
+            (self.prepare, ever),
             (self.flip, sorted(w.prepared)),
             (self.flip, sorted(w.prepared)),
             (w.abandon, sorted(w.prepared)),

@@ -362,13 +362,13 @@ class World:
         assert all(self.ended[i] == "not-found" for i in waiting)
 
     def restart(self, function: str) -> None:
-        """All idle instances of the function leave; nothing is started but its floor."""
-        idle = [i for i, p in self.processes.items() if p.ready and p.call is None and not p.leaving]
-        mine = [i for i in idle if self._lives(self.processes[i]) and self.processes[i].function == function]
+        """All idle and starting instances of the function go; only its floor and calls that wait start new ones."""
+        free = [i for i, p in self.processes.items() if p.call is None and not p.leaving]
+        mine = [i for i in free if self._lives(self.processes[i]) and self.processes[i].function == function]
         self.restarted = function
-        self.obey(self.scheduler.retire_idle(function, now_s=self.now_s))
+        self.obey(self.scheduler.restart(function, now_s=self.now_s))
         self.restarted = ""
-        assert all(self.processes[i].stopping for i in mine)
+        assert all(self.processes[i].leaving for i in mine)
 
     def drain(self) -> None:
         self.draining = True

@@ -225,9 +225,18 @@ def test_old_versions_are_forgotten_but_never_the_live_one(full: sqlite3.Connect
     for number in range(2, 8):
         records.insert_version(full, replace(VERSION, number=number, state="ready"))
     records.insert_version(full, replace(VERSION, number=8, state="building"))
-    assert records.prune_versions(full, "F", 3) == 4
+    assert records.prune_versions(full, "F", 2) == 4
     assert [v.number for v in records.versions(full, "F")] == [8, 7, 6, 1]
     assert records.function(full, "F").live.number == 1
+
+
+def test_failed_versions_do_not_push_out_what_can_be_rolled_back_to(full: sqlite3.Connection) -> None:
+    for number in range(2, 8):
+        records.insert_version(full, replace(VERSION, number=number, state="ready" if number == 2 else "failed"))
+    assert records.prune_versions(full, "F", 2) == 3
+    assert [(v.number, v.state) for v in records.versions(full, "F")] == [
+        (7, "failed"), (6, "failed"), (2, "ready"), (1, "ready"),
+    ]  # fmt: skip
 
 
 # ---- lists

@@ -55,10 +55,34 @@ def test_a_module_that_hangs_at_import_is_given_up(data: Path) -> None:
         eventually(lambda: not daemon.instances(), what="its worker is gone")
 
 
-def test_a_first_deploy_that_fails_makes_no_function(shared_daemon: Daemon) -> None:
-    assert shared_daemon.try_deploy("stillborn", "def handler(:\n").status == 422
-    app = shared_daemon.app()
-    assert shared_daemon.api("GET", f"/v2/fns?app_id={app}&name=stillborn")["items"] == []
+def test_a_first_deploy_that_fails_leaves_its_log_and_reason_and_the_next_one_works(shared_daemon: Daemon) -> None:
+    reply = shared_daemon.try_deploy(
+        "stillborn", "print('loading the model', flush=True)\nraise RuntimeError('no model')\n"
+    )
+    assert reply.status == 422
+    (function,) = shared_daemon.api("GET", f"/v2/fns?app_id={shared_daemon.app()}&name=stillborn")["items"]
+    (version,) = shared_daemon.api("GET", f"/stoker/v1/functions/{function['id']}/versions")["items"]
+    assert version["state"] == "failed"
+    assert "RuntimeError: no model" in version["error"]
+    log = shared_daemon.request("GET", f"/stoker/v1/functions/{function['id']}/logs")
+    assert "loading the model" in log.body.decode()
+    answer = shared_daemon.invoke(function["id"])
+    assert (answer.status, "no model" in answer.body.decode()) == (502, True)
+    assert shared_daemon.deploy("stillborn", HELLO) == function["id"]
+    assert shared_daemon.invoke(function["id"]).status == 200
+
+
+def test_a_version_larger_than_the_node_is_refused_at_once(data: Path) -> None:
+    with run_daemon(data, config="limits: {memory_mib: 512}") as daemon:
+        function = daemon.deploy("grows", HELLO, memory=256)
+        for reply in (
+            daemon.request("PUT", f"/v2/fns/{function}", json.dumps({"memory": 1024})),
+            daemon.try_deploy("large", HELLO, memory=1024),
+        ):
+            assert (reply.status, reply.json["code"]) == (400, "too-large-for-node")
+            assert "needs 1048 MiB with its template of 24 MiB, the node has 512 MiB" in reply.json["detail"]
+        assert daemon.invoke(function).status == 200
+        assert [v["number"] for v in daemon.api("GET", f"/stoker/v1/functions/{function}/versions")["items"]] == [1]
 
 
 def test_rollback_goes_to_the_previous_version_and_to_any_kept_one(shared_daemon: Daemon) -> None:
