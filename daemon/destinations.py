@@ -49,7 +49,9 @@ CHANGES_MAX = 1024
 class Accepts(Protocol):
     """What is needed of `daemon.detached.Detached`."""
 
-    async def __call__(self, function_id: str, *, call_id: str, headers: Headers, body: bytes) -> None: ...
+    async def __call__(
+        self, function_id: str, *, call_id: str, headers: Headers, body: bytes, caller: Any = None
+    ) -> None: ...
 
 
 class DeliveryFailed(Exception):
@@ -294,9 +296,17 @@ class Outbox:
             (CHAIN_HEADER, str(depth + 1)), *_trace(delivery.record),
         ]  # fmt: skip
         try:
-            await self.accept(function_id, call_id=call_id, headers=headers, body=body)
+            await self.accept(
+                function_id, call_id=call_id, headers=headers, body=body, caller=self._name(delivery.function_id)
+            )
         except StokerError as exc:
             raise DeliveryFailed(f"function {name}: {exc}") from exc
+
+    def _name(self, function_id: str) -> str:
+        """As the audit log and records name a function that calls."""
+        function = self._catalog.function(function_id)
+        app = self._catalog.app(function.app_id) if function else None
+        return f"{app.name}/{function.name}" if app and function else ""
 
     def _function(self, name: str) -> str | None:
         app_name, slash, function_name = name.partition("/")

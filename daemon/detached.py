@@ -17,15 +17,17 @@ from typing import Any, NoReturn, Protocol
 import trio
 
 from daemon import errors
+from daemon.calls import caller_text
 from daemon.catalog import Catalog
 from daemon.config import Limits
 from daemon.config_detached import Detached as Settings
 from daemon.core.detached import Book, Call, Policy, backoff_s
 from daemon.core.detached_settings import NOTHING, DetachedSettings, parse
 from daemon.core.views import NodeView, PoolView
+from daemon.detached_contents import Contents
 from daemon.detached_keeper import Keeper
 from daemon.errors import StokerError
-from daemon.model import Answer, Function
+from daemon.model import Answer, Function, Ids
 from daemon.store import detached_records as records
 from daemon.store.database import Database
 from daemon.store.detached_records import Delivery, Headers, StoredCall
@@ -34,8 +36,6 @@ ASK_AGAIN_S = 0.05
 """While calls that somebody waits for go first: how often that is looked at."""
 NO_ROOM_S = 1.0
 """Pause of a call that found no room, less up to half of it by chance. It does not count as an attempt."""
-CONTENT_BYTES_MAX = 16 * 2**20
-"""Bodies and headers of waiting calls that are kept in memory too, to save reading them again."""
 CHANGES_MAX = 1024
 """Most ended calls that may wait to be stored; until then no further ones are started."""
 SWEEP_S = 60.0
@@ -59,6 +59,7 @@ class Invoker(Protocol):
         body: bytes,
         timeout_s: int | None = None,
         kind: str = "sync",
+        caller: Any = None,
     ) -> Answer: ...
 
 
@@ -93,6 +94,7 @@ class Detached:
         limits: Limits,
         outbox: Outbox | None = None,
         traceparent: Callable[[str], str] = lambda call_id: "",
+        ids: Ids,
         jitter: Callable[[], float] = random.random,
         log: Any,
     ) -> None:
@@ -109,6 +111,7 @@ class Detached:
         self._invoker = invoker
         self._scheduler = scheduler
         self._outbox = outbox
+        self._ids = ids
         self._jitter = jitter
         self._log = log
         # POLICY: half of what the node can run is left to calls that somebody waits for, whatever is configured.
@@ -121,18 +124,19 @@ class Detached:
             age_s_max=settings.age_s_max,
         )
         self.book = Book(policy, mib_of=self._mib_of)
-        self._content: dict[str, tuple[Headers, bytes]] = {}
-        self._content_bytes = 0
+        self._contents = Contents(database)
         self._given_way_s: dict[str, float] = {}
         self._draining = False
         self._wake = trio.Event()
 
     # -- accepting
 
-    async def accept(self, function_id: str, *, call_id: str, headers: Headers, body: bytes) -> None:
+    async def accept(
+        self, function_id: str, *, call_id: str, headers: Headers, body: bytes, caller: Any = None
+    ) -> None:
         """Take a call that nobody waits for; it is on the disk when this returns.
 
-        ``headers`` as the function shall see them.
+        ``headers`` as the function shall see them; ``caller`` as for `daemon.calls.caller_text`.
 
         Raises:
           NotFound: there is no such function.
@@ -141,21 +145,22 @@ class Detached:
         """
         if function_id not in self._catalog.functions:
             raise errors.NotFound("Fn not found")
+        headers = [pair for pair in headers if pair[0] != records.REDRIVE_HEADER]  # only we say that
         size_bytes = len(body) + sum(len(name) + len(value) for name, value in headers)
         try:
             self.book.reserve(size_bytes)
         except errors.QueueFull:
             self.refused += 1
             raise
-        now_ms = time.time_ns() // 1_000_000
+        now_ms, caller_name = time.time_ns() // 1_000_000, caller_text(caller)
 
         def added(_: None) -> None:
             call = Call(
                 id=call_id, function_id=function_id, size_bytes=size_bytes, accepted_at=now_ms,
-                accepted_s=trio.current_time(),
+                accepted_s=trio.current_time(), caller=caller_name,
             )  # fmt: skip
             self.book.add(call)
-            self._keep_content(call, headers, body)
+            self._contents.keep(call, headers, body)
             self.accepted += 1
             self._wake.set()
 
@@ -165,7 +170,7 @@ class Detached:
                 await self._database.write(
                     lambda conn: records.insert_call(
                         conn, call_id=call_id, function_id=function_id, accepted_at=now_ms, size_bytes=size_bytes,
-                        headers=headers, body=body,
+                        headers=headers, body=body, caller=caller_name,
                     ),
                     apply=added,
                 )  # fmt: skip
@@ -175,14 +180,14 @@ class Detached:
     def forget(self, function_id: str) -> None:
         """The function was deleted, and its calls with it in the same transaction."""
         for call in self.book.forget(function_id):
-            self._drop_content(call.id)
+            self._contents.drop(call.id)
         for key in [key for key in self.outcomes if key[0] == function_id]:
             del self.outcomes[key]
 
     # -- dead letters
 
-    async def redrive(self, call_ids: Sequence[str]) -> int:
-        """Put dead letters back into the queue as if they came now; how many were.
+    async def redrive(self, call_ids: Sequence[str]) -> dict[str, str]:
+        """Put dead letters back into the queue as calls that came now; the id of the new call by that of the old.
 
         Raises:
           QueueFull: there is no room for all of them; none was touched.
@@ -203,18 +208,20 @@ class Detached:
                 self.book.reserve(size_bytes)
                 reserved.append(size_bytes)
             with trio.CancelScope(shield=True):
-                revived = await self._database.write(lambda conn: records.redrive(conn, call_ids), apply=self._add_all)
+                ids = [(old_id, self._ids.new()) for old_id in call_ids]
+                now_ms = time.time_ns() // 1_000_000
+                revived = await self._database.write(
+                    lambda conn: records.redrive(conn, ids, now_ms=now_ms), apply=self._add_all
+                )
         finally:
             for size_bytes in reserved:
                 self.book.cancel_reservation(size_bytes)
-        return len(revived)
+        made = {call.id for call in revived}
+        return {old_id: new_id for old_id, new_id in ids if new_id in made}
 
     def _add_all(self, stored: Sequence[StoredCall]) -> None:
-        now_s = trio.current_time()
         for row in stored:
-            call = self._call_of(row)
-            call.accepted_s = now_s  # its age counts from now
-            self.book.add(call)
+            self.book.add(self._call_of(row))
         self._wake.set()
 
     # -- running
@@ -268,6 +275,7 @@ class Detached:
         return Call(
             id=row.id, function_id=row.function_id, size_bytes=row.size_bytes, accepted_at=row.accepted_at,
             accepted_s=trio.current_time() - age_s, attempts=row.attempts, interruptions=row.interruptions,
+            caller=row.caller,
         )  # fmt: skip
 
     async def _dispatch(self, nursery: trio.Nursery) -> None:
@@ -310,7 +318,7 @@ class Detached:
         error: StokerError | None = None
         settings = NOTHING
         try:
-            content = await self._content_of(call)
+            content = await self._contents.of(call.id)
             if function is not None and content is not None:
                 settings = parse(function.annotations)
                 answer = await self._run(call, settings, *content)
@@ -336,7 +344,7 @@ class Detached:
             self.book.put_back(call, due_s=trio.current_time() + NO_ROOM_S)
             self._log.error("cannot read a detached call", call=call.id, error=str(error))
         elif self._ended(call, function, settings, error):
-            self._drop_content(call.id)
+            self._contents.drop(call.id)
             if self._outbox is not None:
                 headers = content[0]
                 if trace := self._traceparent(call.id):
@@ -351,8 +359,9 @@ class Detached:
         shown = [(name, value) for name, value in headers if name != ATTEMPT_HEADER]
         shown.append((ATTEMPT_HEADER, str(call.attempts + call.interruptions + 1)))
         return await self._invoker.invoke(
-            call.function_id, call_id=call.id, headers=shown, body=body, timeout_s=settings.timeout_s, kind="detached"
-        )
+            call.function_id, call_id=call.id, headers=shown, body=body, timeout_s=settings.timeout_s, kind="detached",
+            caller=call.caller,
+        )  # fmt: skip
 
     def _ended(self, call: Call, function: Function, settings: DetachedSettings, error: StokerError | None) -> bool:
         """Decide what becomes of a call that was run; True: it is over."""
@@ -409,8 +418,8 @@ class Detached:
 
     async def _prepare_unrun(self, call: Call, error: StokerError) -> None:
         function = self._catalog.functions.get(call.function_id)
-        content = await self._content_of(call)
-        self._drop_content(call.id)
+        content = await self._contents.of(call.id)
+        self._contents.drop(call.id)
         if self._outbox is not None and function is not None and content is not None:
             deliveries = self._outbox.prepare(
                 function, parse(function.annotations), call, headers=content[0], body=content[1], answer=None,
@@ -422,21 +431,6 @@ class Detached:
         self._wake.set()
         if self._outbox is not None and deliveries:
             self._outbox.add(deliveries)
-
-    # -- bodies
-
-    async def _content_of(self, call: Call) -> tuple[Headers, bytes] | None:
-        held = self._content.get(call.id)
-        return held if held is not None else await self._database.read(lambda conn: records.content(conn, call.id))
-
-    def _keep_content(self, call: Call, headers: Headers, body: bytes) -> None:
-        if self._content_bytes + call.size_bytes <= CONTENT_BYTES_MAX:
-            self._content[call.id] = (headers, body)
-            self._content_bytes += call.size_bytes
-
-    def _drop_content(self, call_id: str) -> None:
-        if (held := self._content.pop(call_id, None)) is not None:
-            self._content_bytes -= len(held[1]) + sum(len(name) + len(value) for name, value in held[0])
 
     def _mib_of(self, function_id: str) -> int | None:
         function = self._catalog.functions.get(function_id)

@@ -148,7 +148,7 @@ async def _serve(
         janitor = Janitor(database, bundles, log_book, metrics, run_dir=config.data / "run", log=log)
         outbox = await make_outbox(config, database, catalog, ids, log_book, log=log)
         detached = Detached(
-            database, catalog, invoker, scheduler, settings=config.detached, limits=limits, outbox=outbox,
+            database, catalog, invoker, scheduler, settings=config.detached, limits=limits, outbox=outbox, ids=ids,
             traceparent=tracer.traceparent if tracer else lambda call_id: "", log=log,
         )  # fmt: skip
         outbox.accept = detached.accept

@@ -83,6 +83,7 @@ FLOORS = {
     "daemon.posts": 3,
     "daemon.webhooks": 3,
     "daemon.detached_keeper": 3,
+    "daemon.detached_contents": 3,
     "daemon.tracing": 4,
     "daemon.detached_metrics": 4,
     "daemon.deployer": 4,

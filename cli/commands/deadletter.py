@@ -134,16 +134,19 @@ def _readable(body: bytes) -> str:
 @common
 @click.pass_obj
 def redrive(settings: Settings, app: str, function: str, calls: tuple[str, ...], every: bool) -> None:
-    """Put dead letters back into the queue, with all their attempts.
+    """Put dead letters back into the queue, with all their attempts. Each is a new call, with an id of its own.
 
     \b
     Examples:
       stoker deadletter redrive demo report 01HZX3V9T6W8Q4Y2K5N7P0R1SM
       stoker deadletter redrive demo report --all
     """
-    number = _act(settings, app, function, calls, every, "redrive", "redriven")
+    number, made = _act(settings, app, function, calls, every, "redrive", "redriven")
     if settings.for_people:
         click.echo(f"Put {count(number, 'call')} back into the queue")
+        if calls:
+            for old_id, new_id in made.items():
+                click.echo(clean(f"{old_id} is now {new_id}"))
 
 
 @deadletter.command()
@@ -161,24 +164,26 @@ def purge(settings: Settings, app: str, function: str, calls: tuple[str, ...], e
       stoker deadletter purge demo report 01HZX3V9T6W8Q4Y2K5N7P0R1SM
       stoker deadletter purge demo report --all
     """
-    number = _act(settings, app, function, calls, every, "purge", "purged")
+    number, _ = _act(settings, app, function, calls, every, "purge", "purged")
     if settings.for_people:
         click.echo(f"Deleted {count(number, 'dead letter')}")
 
 
 def _act(
     settings: Settings, app: str, function: str, calls: tuple[str, ...], every: bool, verb: str, member: str
-) -> int:
+) -> tuple[int, dict[str, str]]:
+    """How many, and of redriven calls the new ids by the old ones."""
     if bool(calls) == every:
         raise CliError("say which: one or more call ids, or --all", hint="'stoker deadletter ls' lists them")
     found = settings.api.function(app, function)
     body = {"calls": list(calls)} if calls else {}
-    number = 0
+    number, made = 0, dict[str, str]()
     while True:
         reply = settings.api.call("POST", f"/stoker/v1/functions/{found['id']}/deadletters/{verb}", body=body)
         number += int(reply.get(member) or 0)
+        made |= reply.get("calls") or {}
         if not reply.get("more"):
             break
     if not settings.for_people:
-        structured({member: number}, settings.form)
-    return number
+        structured({member: number, **({"calls": made} if made else {})}, settings.form)
+    return number, made

@@ -74,7 +74,7 @@ class Calls(Protocol):
 class Letters(Protocol):
     """What they need of `daemon.detached.Detached`."""
 
-    async def redrive(self, call_ids: Sequence[str]) -> int: ...
+    async def redrive(self, call_ids: Sequence[str]) -> dict[str, str]: ...
 
 
 @dataclass(slots=True, kw_only=True)

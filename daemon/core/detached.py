@@ -89,6 +89,8 @@ class Call:
     state: State = State.QUEUED
     mib: int = 0
     """Memory that it is counted with while it runs."""
+    caller: str = ""
+    """Who called, for the records of its runs."""
     ticket: int = 0
     """Its place in the queue: entries with another one are old."""
 

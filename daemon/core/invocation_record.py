@@ -56,6 +56,7 @@ def invocation_record(
         "functionName": function.name,
         "functionVersion": function.live.number,
         "callId": call_id,
+        "redriveOf": _first(headers, "stoker-redrive-of") or None,
         "invokeType": "detached",
         "status": outcome,
         "attempts": attempts,

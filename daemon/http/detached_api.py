@@ -138,10 +138,12 @@ async def get_letter(service: DetachedService, request: ApiRequest) -> ApiReply:
 async def redrive(service: DetachedService, request: ApiRequest) -> ApiReply:
     """POST /stoker/v1/functions/{id}/deadletters/redrive ``{"calls": [...]}``: run them again; without calls: all.
 
-    At most `CALLS_MAX` at a time; ``more`` says whether there are others.
+    Each is a new call: ``calls`` has its id by that of the old one. At most `CALLS_MAX` at a time; ``more`` says
+    whether there are others.
     """
     ids, more = await _chosen(service, request)
-    return ApiReply(body={"redriven": await service.detached.redrive(ids), "more": more})
+    calls = await service.detached.redrive(ids)
+    return ApiReply(body={"redriven": len(calls), "calls": calls, "more": more})
 
 
 async def purge(service: DetachedService, request: ApiRequest) -> ApiReply:
@@ -195,6 +197,8 @@ def _form(service: DetachedService, letter: Letter) -> dict[str, Any]:
         "interruptions": letter.interruptions,
         "bytes": letter.size_bytes,
         "error": json.loads(letter.error) if letter.error else None,
+        "caller": letter.caller or None,
+        "redrive_of": letter.redrive_of or None,
     }
 
 

@@ -19,8 +19,8 @@ from daemon.http.views import (
     page_form,
     trigger_form,
 )
-from daemon.model import Trigger
-from daemon.registry import Registry
+from daemon.model import App, Trigger
+from daemon.registry import Registry, rules
 
 PER_PAGE, PER_PAGE_MAX = 30, 100
 
@@ -48,10 +48,18 @@ async def version(registry: Registry, request: ApiRequest) -> ApiReply:
 
 
 async def list_apps(registry: Registry, request: ApiRequest) -> ApiReply:
-    """GET /v2/apps"""
-    page = await registry.apps(name=request.first("name"), cursor=request.first("cursor"), limit=per_page(request))
-    shown = [app for app in page.items if request.access.may(perm.APP_LIST.of_app(), app.id)]
-    return ApiReply(body=page_form([app_form(app) for app in shown], page.next_cursor))
+    """GET /v2/apps: those that the caller may see"""
+    limit, cursor, shown = per_page(request), request.first("cursor"), list[App]()
+    while True:
+        page = await registry.apps(name=request.first("name"), cursor=cursor, limit=limit)
+        shown += [app for app in page.items if request.access.may(perm.APP_LIST.of_app(), app.id)]
+        cursor = page.next_cursor
+        if not cursor or len(shown) >= limit:
+            break
+    if len(shown) >= limit:  # a cursor is a name: that of one that was shown, and of no other
+        shown = shown[:limit]
+        cursor = rules.cursor_of(shown[-1].name)
+    return ApiReply(body=page_form([app_form(app) for app in shown], cursor))
 
 
 async def create_app(registry: Registry, request: ApiRequest) -> ApiReply:

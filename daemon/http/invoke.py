@@ -46,7 +46,9 @@ class Calls(Protocol):
 class DetachedCalls(Protocol):
     """What `daemon.detached` offers."""
 
-    async def accept(self, function_id: str, *, call_id: str, headers: Headers, body: bytes) -> None:
+    async def accept(
+        self, function_id: str, *, call_id: str, headers: Headers, body: bytes, caller: Any = None
+    ) -> None:
         """Store a call that nobody waits for. Raises StokerError when it is not accepted."""
         ...
 
@@ -113,7 +115,9 @@ def make_route(
             try:
                 for name, value in headers:
                     if name == "fn-invoke-type" and value.lower() == "detached":
-                        await detached.accept(function_id, call_id=call_id, headers=out, body=body)
+                        await detached.accept(
+                            function_id, call_id=call_id, headers=out, body=body, caller=caller_of(request)
+                        )
                         return Reply(202, [("Fn-Call-Id", call_id)])
                 answer = await invoker.invoke(
                     function_id, call_id=call_id, headers=out, body=body, caller=caller_of(request)
@@ -151,7 +155,7 @@ def make_route(
                     raise NotFound
                 out = gateway.invoke_headers(headers, call_id=call_id, body=body)
                 if asked is not None:
-                    done = await oci_special(function_id, asked, call_id, out, body)
+                    done = await oci_special(function_id, asked, call_id, out, request)
                     if done is not None:
                         done.headers.append((oci_replies.REQUEST_ID, request_id))
                         return done
@@ -170,7 +174,7 @@ def make_route(
         return invoke
 
     async def oci_special(
-        function_id: str, asked: dict[str, str], call_id: str, out: Headers, body: bytes
+        function_id: str, asked: dict[str, str], call_id: str, out: Headers, request: Request
     ) -> Reply | None:
         """Answer a dry run or a detached call; None: it is to be run as any other.
 
@@ -183,7 +187,9 @@ def make_route(
         if asked.get("is-dry-run") == "true":  # the SDK writes True with a capital
             return Reply(200, [("Content-Type", "application/octet-stream"), ("Fn-Call-Id", call_id)])
         if asked.get("fn-invoke-type") == "detached":
-            await detached.accept(function_id, call_id=call_id, headers=out, body=body)
+            await detached.accept(
+                function_id, call_id=call_id, headers=out, body=request.body, caller=caller_of(request)
+            )
             return Reply(202, [("Fn-Call-Id", call_id)])
         return None
 

@@ -164,8 +164,12 @@ async def delete_function(oci: Oci, request: ApiRequest) -> ApiReply:
 async def list_work_requests(oci: Oci, request: ApiRequest) -> ApiReply:
     """ListWorkRequests"""
     compartment_id = _compartment(oci, lists.required(request, "compartmentId"))
+    if not request.access.may(perm.APP_LIST.in_compartment(), compartment_id):
+        request.access.require(perm.FUNCTION_LIST.in_compartment(), compartment_id)
     lists.one_of(request, "status", WORK_STATES)
-    items = [forms.work_request(work) for work in await oci.work_requests() if work.compartment_id == compartment_id]
+    works = [work for work in await oci.work_requests() if work.compartment_id == compartment_id]
+    inspect = (perm.APP_LIST, perm.FUNCTION_LIST)
+    items = [forms.work_request(work) for work in works if _may(oci, request, work, *inspect)]
     found = lists.equal(request, items, {"workRequestId": "id", "status": "status"})
     if wanted := request.first("resourceId"):
         found = [item for item in found if any(part["identifier"] == wanted for part in item["resources"])]
@@ -202,8 +206,21 @@ async def cancel_work_request(oci: Oci, request: ApiRequest) -> ApiReply:
 
 async def _work(oci: Oci, request: ApiRequest) -> WorkRequest:
     work = await oci.work_request(ocid.id_of(request.params["work_request_id"], ocid.WORK_REQUEST))
-    request.access.require(perm.FUNCTION_LIST.in_compartment(), work.compartment_id)
+    if not _may(oci, request, work, perm.APP_READ, perm.FUNCTION_READ):
+        raise NotFound("work request not found")
     return work
+
+
+def _may(oci: Oci, request: ApiRequest, work: WorkRequest, of_app: Permission, of_function: Permission) -> bool:
+    """Who may see what a work request is about may see it; when that is gone, who may see such things where it was."""
+    access, id_ = request.access, work.resource_id
+    if work.resource_type == "function":
+        if oci.catalog.function(id_) is not None:
+            return access.may(of_function.of_function(), id_)
+        return access.may(of_function.in_compartment(), work.compartment_id)
+    if oci.catalog.app(id_) is not None:
+        return access.may(of_app.of_app(), id_)
+    return access.may(of_app.in_compartment(), work.compartment_id)
 
 
 def _entries(request: ApiRequest, items: list[Form]) -> ApiReply:
@@ -415,10 +432,11 @@ ROUTES = [
     _new("GET", "/functionsRuntimes/{runtime_id}", get_runtime, _ANYWHERE),
     _new("GET", "/functionsRuntimeVersions", list_runtime_versions, _ANYWHERE),
     _new("GET", "/functionsRuntimeVersions/{runtime_version_id}", get_runtime_version, _ANYWHERE),
-    _new("GET", "/workRequests", list_work_requests, perm.FUNCTION_LIST.in_compartment("compartmentId")),
-    _new("GET", _WORK, get_work_request, _ANYWHERE),
-    _new("GET", f"{_WORK}/errors", list_work_request_errors, _ANYWHERE),
-    _new("GET", f"{_WORK}/logs", list_work_request_logs, _ANYWHERE),
-    _new("DELETE", _WORK, cancel_work_request, _ANYWHERE),
+    # Of applications and of functions: the handlers ask for the right to see what each is about.
+    _new("GET", "/workRequests", list_work_requests, perm.AUTHENTICATED),
+    _new("GET", _WORK, get_work_request, perm.AUTHENTICATED),
+    _new("GET", f"{_WORK}/errors", list_work_request_errors, perm.AUTHENTICATED),
+    _new("GET", f"{_WORK}/logs", list_work_request_logs, perm.AUTHENTICATED),
+    _new("DELETE", _WORK, cancel_work_request, perm.AUTHENTICATED),
 ]
 """Method, path, handler, and the permission that the caller needs."""

@@ -14,13 +14,31 @@ from dataclasses import dataclass
 from daemon.errors import NotFound
 
 __all__ = [
-    "Changes", "Delivery", "Letter", "StoredCall", "apply_changes", "content", "dead_letter", "dead_letters",
-    "deliveries", "finish_deliveries", "insert_call", "open_calls", "purge", "redrive", "totals",
+    "REDRIVE_HEADER",
+    "Changes",
+    "Delivery",
+    "Letter",
+    "StoredCall",
+    "apply_changes",
+    "content",
+    "dead_letter",
+    "dead_letters",
+    "deliveries",
+    "finish_deliveries",
+    "insert_call",
+    "open_calls",
+    "purge",
+    "redrive",
+    "totals",
 ]  # fmt: skip
 
 Connection = sqlite3.Connection
 Row = sqlite3.Row
 Headers = list[tuple[str, str]]
+
+_STORED = "id, function_id, state, accepted_at, due_at, attempts, interruptions, size_bytes, caller"
+REDRIVE_HEADER = "stoker-redrive-of"
+"""Tells the function which dead letter the call was: it may have done a part of its work then."""
 
 FUNCTION_NOT_FOUND = "Fn not found"
 
@@ -37,6 +55,8 @@ class StoredCall:
     attempts: int
     interruptions: int
     size_bytes: int
+    caller: str = ""
+    """Who called: `daemon.calls.caller_text`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +72,9 @@ class Letter:
     size_bytes: int
     error: str
     """JSON: the last error, as its reply would have been."""
+    caller: str = ""
+    redrive_of: str = ""
+    """The dead letter that this call was, when somebody had it run again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,17 +119,17 @@ def insert_call(
     size_bytes: int,
     headers: Headers,
     body: bytes,
+    caller: str = "",
 ) -> None:
     """Store an accepted call.
 
     Raises:
       NotFound: its function is gone.
     """
-    text = json.dumps(headers, ensure_ascii=False, separators=(",", ":"))
     try:
         conn.execute(
-            "INSERT INTO detached_calls VALUES (?, ?, 'queued', ?, 0, 0, 0, 0, ?, '', ?, ?)",
-            (call_id, function_id, accepted_at, size_bytes, text, body),
+            "INSERT INTO detached_calls VALUES (?, ?, 'queued', ?, 0, 0, 0, 0, ?, '', ?, ?, ?, '')",
+            (call_id, function_id, accepted_at, size_bytes, _text(headers), body, caller),
         )
     except sqlite3.IntegrityError as exc:
         if "FOREIGN KEY" in str(exc):
@@ -114,11 +137,14 @@ def insert_call(
         raise
 
 
+def _text(headers: Headers) -> str:
+    return json.dumps(headers, ensure_ascii=False, separators=(",", ":"))
+
+
 def open_calls(conn: Connection) -> list[StoredCall]:
     """Every call that is not over, oldest first."""
     rows = conn.execute(
-        "SELECT id, function_id, state, accepted_at, due_at, attempts, interruptions, size_bytes FROM detached_calls"
-        " WHERE state IN ('queued', 'running') ORDER BY accepted_at, id"
+        f"SELECT {_STORED} FROM detached_calls WHERE state IN ('queued', 'running') ORDER BY accepted_at, id"
     )
     return [StoredCall(**dict(row)) for row in rows]
 
@@ -177,7 +203,8 @@ def _prune(conn: Connection, letters_max: int, bytes_max: int, oldest_at: int) -
 # ---- dead letters
 
 _LETTER = (
-    "SELECT id, function_id, accepted_at, ended_at, attempts, interruptions, size_bytes, error FROM detached_calls"
+    "SELECT id, function_id, accepted_at, ended_at, attempts, interruptions, size_bytes, error, caller, redrive_of"
+    " FROM detached_calls"
 )
 
 
@@ -205,18 +232,26 @@ def dead_letter(conn: Connection, call_id: str) -> Letter:
     return Letter(**dict(row))
 
 
-def redrive(conn: Connection, call_ids: Iterable[str]) -> list[StoredCall]:
-    """Put dead letters back into the queue, their attempts forgotten; those that were."""
+def redrive(conn: Connection, call_ids: Iterable[tuple[str, str]], *, now_ms: int) -> list[StoredCall]:
+    """Put dead letters back into the queue as new calls that came now, with all their attempts; those that were.
+
+    ``call_ids``: the dead letter's and that of the new call. Another id, since records, logs and receivers of
+    destinations know the old one as a call that is over.
+    """
     revived = []
-    for call_id in call_ids:
+    for old_id, new_id in call_ids:
+        found = conn.execute("SELECT headers FROM detached_calls WHERE id = ? AND state = 'dead'", (old_id,)).fetchone()
+        if found is None:
+            continue
+        replaced = ("fn-call-id", REDRIVE_HEADER)
+        headers = [(name, value) for name, value in json.loads(found[0]) if name not in replaced]
+        headers += [("fn-call-id", new_id), (REDRIVE_HEADER, old_id)]
         row = conn.execute(
-            "UPDATE detached_calls SET state = 'queued', attempts = 0, interruptions = 0, due_at = 0, ended_at = 0"
-            " WHERE id = ? AND state = 'dead'"
-            " RETURNING id, function_id, state, accepted_at, due_at, attempts, interruptions, size_bytes",
-            (call_id,),
+            "UPDATE detached_calls SET id = ?, redrive_of = id, headers = ?, state = 'queued', accepted_at = ?,"
+            f" attempts = 0, interruptions = 0, due_at = 0, ended_at = 0 WHERE id = ? RETURNING {_STORED}",
+            (new_id, _text(headers), now_ms, old_id),
         ).fetchone()
-        if row is not None:
-            revived.append(StoredCall(**dict(row)))
+        revived.append(StoredCall(**dict(row)))
     return revived
 
 

@@ -250,5 +250,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX deliveries_by_function ON deliveries (function_id)",
     ),
+    (
+        "ALTER TABLE detached_calls ADD COLUMN caller TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE detached_calls ADD COLUMN redrive_of TEXT NOT NULL DEFAULT ''",
+    ),
 )
 """Migration n (from 1) brings a database of version n - 1 to version n (``PRAGMA user_version``)."""

@@ -76,10 +76,19 @@ def test_a_failing_call_goes_to_its_failure_destination_and_becomes_a_dead_lette
         assert base64.b64decode(letter["body"]) == b"fail"
         assert {"name": "fn-invoke-type", "value": "detached"} in letter["headers"]
         # Redriven it has all its attempts again; then it is purged.
-        assert daemon.api("POST", f"/stoker/v1/functions/{function}/deadletters/redrive")["redriven"] == 1
+        redriven = daemon.api("POST", f"/stoker/v1/functions/{function}/deadletters/redrive")
+        assert redriven["redriven"] == 1
+        again = redriven["calls"][call_id]
         eventually(lambda: len(there.got) == 2)
+        told_again = json.loads(there.got[1].body)
+        assert (told_again["id"], told_again["data"]["redriveOf"]) == (f"{again}.failure", call_id)
+        assert told["redriveOf"] is None
+        letter = daemon.api("GET", f"/stoker/v1/functions/{function}/deadletters/{again}")
+        sent = {header["name"]: header["value"] for header in letter["headers"]}
+        assert (letter["redrive_of"], letter["caller"]) == (call_id, "127.0.0.1")
+        assert (sent["fn-call-id"], sent["stoker-redrive-of"]) == (again, call_id)
         assert len(lines(effects)) == 6
-        assert daemon.api("POST", f"/stoker/v1/functions/{function}/deadletters/purge", {"calls": [call_id]}) == {
+        assert daemon.api("POST", f"/stoker/v1/functions/{function}/deadletters/purge", {"calls": [again]}) == {
             "purged": 1, "more": False,
         }  # fmt: skip
         assert daemon.api("GET", "/stoker/v1/deadletters")["items"] == []
@@ -171,6 +180,12 @@ def test_with_identities_a_function_calls_another_only_if_a_policy_lets_it(data:
         rule = {"name": "callers", "rule": "ALL {resource.type = 'fnfunc', resource.name = 'caller'}"}
         node.local("POST", "/stoker/v1/iam/dynamic-groups", rule)
         node.policy("chain", "Allow dynamic-group callers to use fn-invocation in tenancy")
-        assert node.send("POST", f"/invoke/{caller}", b"", headers, local=True).status == 202
+        node.user("ada", administrator=True)
+        sent = node.users["ada"].sign("POST", f"/invoke/{caller}", b"", host=f"127.0.0.1:{node.port}")
+        assert node.send("POST", f"/invoke/{caller}", b"", {**sent, **headers}).status == 202
         eventually(lambda: lines(effects))
+        # The records say who called, though the calls ran long after they were accepted.
+        eventually(lambda: {"ada", "shop/caller"} <= {
+            call["caller"] for call in node.local("GET", "/stoker/v1/calls?kind=detached")["items"]
+        })  # fmt: skip
         assert '"type":"dev.stoker.function.succeeded"' in lines(effects)[0]

@@ -133,7 +133,7 @@ async def test_a_call_that_cannot_be_read_waits_for_the_disk(autojump_clock: Moc
         node.function()
         node.scheduler.queues = {"f": 1}  # held back, so that its body leaves the memory first
         call_id = await node.accept()
-        node.detached._drop_content(call_id)
+        node.detached._contents.drop(call_id)
         node.database.broken = True
         node.scheduler.queues = {}
         await trio.sleep(5)
@@ -177,7 +177,7 @@ async def test_a_call_that_the_daemon_dies_of_is_a_dead_letter_at_last(autojump_
         assert again.invoker.started == []
         assert again.database.states() == {call_id: "dead"}
         assert "again and again" in again.error(call_id)
-        assert await again.detached.redrive([call_id]) == 1
+        assert list(await again.detached.redrive([call_id])) == [call_id]
         await settled(again)
         assert again.database.states() == {}
 
@@ -253,7 +253,7 @@ async def test_redriving_more_than_fits_touches_none(autojump_clock: MockClock) 
         with pytest.raises(errors.QueueFull, match="3 of 3"):
             await node.detached.redrive(ids)
         assert set(node.database.states().values()) == {"dead"}
-        assert await node.detached.redrive([*ids[:3], "nobody"]) == 3
+        assert list(await node.detached.redrive([*ids[:3], "nobody"])) == ids[:3]
         await settled(node)
 
 

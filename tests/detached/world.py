@@ -17,7 +17,7 @@ from daemon.config import Limits
 from daemon.config_detached import Detached as Settings
 from daemon.detached import Detached
 from daemon.errors import InternalError, StokerError
-from daemon.model import Answer, App, Function, Version
+from daemon.model import Answer, App, Function, Ids, Version
 from daemon.store import records
 from daemon.store.database import migrate
 from tests.services.world import SilentLog
@@ -78,7 +78,7 @@ class FakeInvoker:
 
     async def invoke(
         self, function_id: str, *, call_id: str, headers: list[tuple[str, str]], body: bytes,
-        timeout_s: int | None = None, kind: str = "sync",
+        timeout_s: int | None = None, kind: str = "sync", caller: str = "",
     ) -> Answer:  # fmt: skip
         assert kind == "detached"
         self.started.append((trio.current_time(), call_id, dict(headers)["stoker-attempt"]))
@@ -154,7 +154,8 @@ async def world(
     records.fill_catalog(database.conn, catalog)
     detached = Detached(
         database, catalog, invoker, scheduler,  # type: ignore[arg-type]  # fakes of the same shape
-        settings=Settings(**settings), limits=Limits(memory_mib=memory_mib), outbox=outbox, jitter=lambda: 1.0, log=log,
+        settings=Settings(**settings), limits=Limits(memory_mib=memory_mib), outbox=outbox, ids=Ids(),
+        jitter=lambda: 1.0, log=log,
     )  # fmt: skip
     made = World(database, catalog, invoker, scheduler, detached, log)
     async with trio.open_nursery() as nursery:

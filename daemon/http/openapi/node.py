@@ -47,6 +47,7 @@ _STORED_ERROR = given(
 _LETTER: dict[str, Schema] = {
     "call_id": TEXT, "app": TEXT, "function": TEXT, "function_id": TEXT, "accepted_at": TIME, "ended_at": TIME,
     "age_s": NUMBER, "attempts": COUNT, "interruptions": COUNT, "bytes": COUNT, "error": maybe(_STORED_ERROR),
+    "caller": maybe(TEXT), "redrive_of": maybe(TEXT),
 }  # fmt: skip
 _QUANTILES = given(
     {"count": COUNT, "mean_s": NUMBER, "p50_s": maybe(NUMBER), "p95_s": maybe(NUMBER), "p99_s": maybe(NUMBER)},
@@ -282,7 +283,7 @@ OPERATIONS: dict[tuple[str, str], Op] = {
     ("GET", f"{_FN}/deadletters"): Op(gives=items(ref("DeadLetter"), cursor=True), parameters=_LETTERS),
     ("GET", f"{_FN}/deadletters/{{call_id}}"): Op(gives=ref("DeadLetterWithContent")),
     ("POST", f"{_FN}/deadletters/redrive"): Op(
-        gives=given({"redriven": COUNT, "more": FLAG}), takes=_CHOICE, may_be_empty=True, refuses=(429,)
+        gives=given({"redriven": COUNT, "calls": TEXTS, "more": FLAG}), takes=_CHOICE, may_be_empty=True, refuses=(429,)
     ),
     ("POST", f"{_FN}/deadletters/purge"): Op(
         gives=given({"purged": COUNT, "more": FLAG}), takes=_CHOICE, may_be_empty=True
