@@ -193,14 +193,13 @@ class Group:
     def try_remove(self) -> bool:
         """Remove it if nothing is in it any more; whether it is gone. It is of no use afterwards."""
         self._close_files()
-        for name in list(self._directories):
+        for directory in dict.fromkeys(self._directories.values()):
             try:
-                os.rmdir(self._directories[name])
+                os.rmdir(directory)
             except FileNotFoundError:
                 pass
             except OSError:
                 return False
-            directory = self._directories[name]
             self._directories = {n: d for n, d in self._directories.items() if d != directory}
         return True
 

@@ -24,10 +24,6 @@ PROGRAMS = ("passt", "pasta", "slirp4netns")
 """How their processes may be called."""
 _RUNNING: set[int] = set()
 """Processes that relays of this daemon own."""
-STARTS_MAX = 3
-"""Attempts to start a program that carries packets."""
-RETRY_S = 0.05
-"""Pause between them."""
 END_S = 1.0
 """How long a program may take to leave when it is told to; then it is killed."""
 
@@ -125,28 +121,15 @@ async def run_inside(pid: int, command: list[str], text: str) -> None:
 
 
 async def start(method: str, program: str, pid: int, device: str) -> Relay:
-    """Connect the namespace of a process; returns when its device is there.
-
-    Tried more than once: on a busy machine the program is now and then refused a namespace of its own (ENOSPC).
+    """Connect the namespace of a process; returns when its device is there, and the program has confined itself.
 
     Raises:
       NetworkError: the program ended; with its words.
     """
-    for attempt in range(1, STARTS_MAX + 1):
-        try:
-            return await _start(method, program, pid, device)
-        except NetworkError:
-            if attempt == STARTS_MAX:
-                raise
-            await trio.sleep(RETRY_S)
-    raise AssertionError("unreachable")
-
-
-async def _start(method: str, program: str, pid: int, device: str) -> Relay:
     relay = _pasta(program, pid, device) if method == "pasta" else _slirp4netns(program, pid, device)
     process = relay._process
     try:
-        while not _has_route(pid):
+        while not (_has_route(pid) and (method != "pasta" or _is_confined(process.pid))):
             if process.poll() is not None:
                 assert process.stderr is not None
                 words = process.stderr.read(4096).decode(errors="replace").strip()
@@ -165,6 +148,23 @@ def _has_route(pid: int) -> bool:
     except OSError:
         return False
     return any(line.split()[1:3] != [] and line.split()[1] == "00000000" for line in lines if len(line.split()) > 2)
+
+
+def _is_confined(pid: int) -> bool:
+    """Whether the process has a system-call filter more than we have: pasta's last step, after the route.
+
+    Before it come namespaces of its own, which the kernel may refuse: then it ends, and its device with it.
+    """
+    mine, its = (_status(path, "Seccomp_filters") for path in ("/proc/self/status", f"/proc/{pid}/status"))
+    return not mine or (its.isdigit() and int(its) > int(mine))  # an older kernel does not tell
+
+
+def _status(path: str, name: str) -> str:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:")), "")
 
 
 def _pasta(program: str, pid: int, device: str) -> Relay:

@@ -24,6 +24,8 @@ CONTROL = 3
 """A template has its control socket where an instance has the pipe that calls come from."""
 FIRST_FREE = 7
 
+_NEVER_MADE = ("net", "uts", "time")
+"""Namespaces that no function makes. The filter refuses them, but cannot see everything; these the kernel counts."""
 _NEXT_PID = "/proc/sys/kernel/ns_last_pid"
 HOST_NAME = "function"
 
@@ -57,30 +59,29 @@ def enter_version(places: dict[int, int], *, inheritable: bool = False) -> tuple
             next_pid = os.open(_NEXT_PID, os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
             pass  # no such file in this kernel: the template will be 2
-    if walls.namespaces:
-        own_names(walls.namespaces)
+    counts: list[int] = []
+    if walls.namespaces & seccomp.CLONE_NEWUTS:
+        own_name()
+    if walls.namespaces & seccomp.CLONE_NEWUSER:
+        counts = namespaces.open_counts(_NEVER_MADE)
     if walls.network:
         network.enter(walls.network)
     if walls.root is not None:
         rootfs.build(walls.root)
     pass_gate()
+    # Not earlier: the daemon's relay of packets confines itself in namespaces of its own, made beneath this one.
+    namespaces.no_more_of(counts)
     if walls.namespaces & seccomp.CLONE_NEWUSER and walls.cgroup_view:
         namespaces.own_cgroup_view()
     return job, next_pid
 
 
-def own_names(kinds: int) -> None:
-    """A host name that tells nothing, and no ways to make namespaces of the kinds that no function needs.
-
-    Why the second: the filter refuses them too, but a filter cannot see everything; this the kernel counts itself.
-    """
-    if kinds & seccomp.CLONE_NEWUTS:
-        try:
-            namespaces.set_host_name(HOST_NAME)
-        except OSError:
-            pass  # systemd's ProtectHostname= filters the call; the name stays the host's
-    if kinds & seccomp.CLONE_NEWUSER:
-        namespaces.no_more_of(("net", "uts", "time"))
+def own_name() -> None:
+    """In a UTS namespace of its own: a host name that tells nothing."""
+    try:
+        namespaces.set_host_name(HOST_NAME)
+    except OSError:
+        pass  # systemd's ProtectHostname= filters the call; the name stays the host's
 
 
 def pass_gate() -> None:

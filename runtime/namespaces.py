@@ -117,13 +117,28 @@ def own_cgroup_view() -> None:
         raise OSError(error, f"unshare(CLONE_NEWCGROUP): {os.strerror(error)}")
 
 
-def no_more_of(kinds: tuple[str, ...]) -> None:
-    """Allow no namespaces of these kinds to be made beneath this user namespace; where the kernel lets us say so."""
+def open_counts(kinds: tuple[str, ...]) -> list[int]:
+    """Descriptors for `no_more_of`: how many namespaces of these kinds there may be beneath this user namespace.
+
+    While the machine's /proc is still there; fewer where that lets us not say it.
+    """
+    fds = []
     for kind in kinds:
         try:
-            _write(f"/proc/sys/user/max_{kind}_namespaces", "0")
+            fds.append(os.open(f"/proc/sys/user/max_{kind}_namespaces", os.O_WRONLY | os.O_CLOEXEC))
         except OSError:
             pass  # the filter refuses them as well; /proc/sys may be read-only here
+    return fds
+
+
+def no_more_of(counts: list[int]) -> None:
+    """Allow no more namespaces of the kinds that ``counts`` was opened for, and close it. Those that are there stay."""
+    for fd in counts:
+        try:
+            os.write(fd, b"0")
+        except OSError:
+            pass
+        os.close(fd)
 
 
 def set_host_name(name: str) -> None:

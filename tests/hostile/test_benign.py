@@ -117,6 +117,23 @@ def handler(ctx, data=None):
         assert kinds == {"exec"}
 
 
+@pytest.mark.parametrize("turn", range(3))
+def test_a_function_has_a_way_outside(place: Place, turn: int) -> None:
+    """And keeps it: a program that carries packets must not have ended behind the daemon's back."""
+    source = """
+import json, socket
+def handler(ctx, data=None):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("192.0.2.1", 9))  # sends nothing; fails without a route (RFC 5737: nobody has this address)
+    return json.dumps("a route")
+"""
+    egress = next(f for f in place.site.api("GET", "/stoker/v1/doctor")["facts"] if f["name"] == "egress")
+    if place.site.configuration.namespaces and not egress["active"]:
+        pytest.skip(f"this machine gives functions no egress: {egress['detail']}")
+    with deployed(place.site, f"outward-{turn}", source) as function:
+        assert [answer_list(place.site, function) for _ in range(3)] == ["a route"] * 3
+
+
 def answer_list(site: Site, function: str) -> Any:
     reply = site.invoke(function)
     assert reply.status == 200, reply.body

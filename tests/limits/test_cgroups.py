@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from daemon.cgroup_probe import locate, name_for, probe
-from daemon.cgroups import Cgroups, GroupLimits, Site, own_paths, safe
+from daemon.cgroups import Cgroups, Group, GroupLimits, Site, own_paths, safe
 from runtime import cgroups as joining
 from tests.limits.support import child, groups, until
 
@@ -265,6 +265,15 @@ def test_nothing_mounted_is_nowhere() -> None:
     assert locate("garbage\n - \n1 2 - cgroup2\n", "") == []
 
 
+def test_controllers_in_one_directory_are_removed_once(tmp_path: Path) -> None:
+    """As on v2, where all controllers are in one tree: directories stand in for it."""
+    group = Group(2, dict.fromkeys(("memory", "pids", "cpu"), str(tmp_path / "i1")), {})
+    (tmp_path / "i1").mkdir()
+    assert group.try_remove()
+    assert not (tmp_path / "i1").exists()
+    assert group.try_remove(), "what is gone stays gone"
+
+
 def test_the_unified_tree_kills_a_group_at_once(tmp_path: Path) -> None:
     """`cgroup.kill` and joining need no controller: they can be tried wherever v2 is mounted and writable."""
     mounted = [
@@ -274,8 +283,6 @@ def test_the_unified_tree_kills_a_group_at_once(tmp_path: Path) -> None:
     parent = f"{mounted[0]}{own}".rstrip("/") if mounted else ""
     if not parent or not os.access(parent, os.W_OK):
         pytest.skip("no writable cgroup2 mount")
-    from daemon.cgroups import Group
-
     name = name_for(tmp_path)
     os.mkdir(f"{parent}/{name}")
     try:
