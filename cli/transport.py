@@ -192,11 +192,14 @@ class Transport:
             raise CliError(f"the reply of {self.endpoint} is over {REPLY_BYTES_MAX // 2**20} MiB")
         return Reply(response.status, response.getheaders(), data)
 
-    def lines(self, path: str, *, query: Iterable[tuple[str, str]] = (), timeout_s: float | None = REPLY_S) -> Lines:
-        """GET a reply that comes line by line, on a connection of its own. ``timeout_s`` None: wait for ever."""
+    def lines(
+        self, path: str, *, query: Iterable[tuple[str, str]] = (), timeout_s: float | None = REPLY_S,
+        method: str = "GET",
+    ) -> Lines:  # fmt: skip
+        """A reply that comes line by line, on a connection of its own. ``timeout_s`` None: wait for ever."""
         with _explained(self.endpoint, timeout_s or 0):
             connection = connect(self.endpoint)
-            self._send(connection, "GET", self._target(path, query), (), b"", None, timeout_s)
+            self._send(connection, method, self._target(path, query), (), b"", None, timeout_s)
             response = connection.getresponse()
             head = Reply(response.status, response.getheaders())
             if response.status >= 400:

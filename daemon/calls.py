@@ -16,8 +16,8 @@ from daemon.errors import StokerError
 from daemon.model import App, Function
 
 __all__ = [
-    "KINDS", "LEFT", "LEFT_STATUS", "RECEIVED", "CallRecord", "Finished", "Habits", "StartPhases", "advice", "form",
-    "habits_of", "phases", "record_of", "rfc3339", "served_line", "start_phases", "summary_form", "told_s",
+    "DEBUG", "KINDS", "LEFT", "LEFT_STATUS", "RECEIVED", "CallRecord", "Finished", "Habits", "StartPhases", "advice",
+    "form", "habits_of", "phases", "record_of", "rfc3339", "served_line", "start_phases", "summary_form", "told_s",
 ]  # fmt: skip
 
 KINDS = ("sync", "detached", "trigger")
@@ -31,6 +31,9 @@ CPU_US_MAX = 10**12
 """More processor time cannot be: what a worker says is not trusted."""
 COLD = ("spare", "fork", "boot", "exec")
 """Start kinds other than ``reuse``: the call was the first of its instance."""
+
+DEBUG = "debug"
+"""Start kind of calls that were answered by an instance that is debugged."""
 
 Finished = tuple[Function, str, str, Any, int, str, float, float, float, float, int, Any, int, int, int, int, Any]
 """function, call id, kind, caller, instance, start kind, began_s, queue_s, start_s, handler_s, status, error,
@@ -123,7 +126,7 @@ class CallRecord(NamedTuple):
     kind: str
     """``sync``, ``detached`` or ``trigger``."""
     start_kind: str
-    """``reuse``, ``spare``, ``fork``, ``boot``, ``exec``, or empty: it never got an instance."""
+    """``reuse``, ``spare``, ``fork``, ``boot``, ``exec``, ``debug``, or empty: it never got an instance."""
     at: float
     """Unix time at which it was admitted."""
     queue_s: float

@@ -155,6 +155,10 @@ class Auth:
     request but health is signed by a known key, or carries a token, and a policy must allow it."""
     audit_rows_max: int = 100_000
     """Entries kept in the audit log; the oldest go."""
+    debugging: bool = False
+    """Allow debugging (``stoker dev --debug``) where it is refused otherwise: in mode ``iam``, and with
+    ``http.insecure``. Who may update a function may then stop it anywhere and look into it, and so may every local
+    user of the machine who reaches the debugger's port on loopback."""
     resource_principals: bool = True
     """In mode ``iam``: give every instance a token and key of its function's, so that it can call this node's APIs."""
     resource_principal_s: int = 900

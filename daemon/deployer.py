@@ -220,6 +220,12 @@ class Deployer:
         plan = self.plan(app, function, bundle, await self._interpreter(function, bundle))
         self._supervisor.configure(plan, self._spec(plan, function))
 
+    def live_plan(self, function: Function) -> LaunchPlan | None:
+        """The plan of the version that answers calls, not of one that is being prepared; None: it cannot be started."""
+        mark = f"{function.id}.{function.live.number}."
+        plans = [plan for plan in self._supervisor.plans.values() if plan.revision.startswith(mark)]
+        return plans[-1] if plans else None
+
     def _live_plan(self, function: Function) -> LaunchPlan | None:
         plans = [p for p in self._supervisor.plans.values() if p.function_id == function.id]
         return plans[-1] if plans else None

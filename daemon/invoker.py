@@ -7,7 +7,8 @@ is allocated per wait, and no timer is armed: the scheduler's one timer aborts t
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import trio
 
@@ -27,6 +28,16 @@ STARTED = ("fork", "boot", "exec")
 """Start kinds of calls that waited for their instance to start."""
 
 
+class Diversion(Protocol):
+    """What answers some calls of a function in place of its instances."""
+
+    def wants(self, headers: list[tuple[str, str]]) -> bool: ...
+
+    async def call(
+        self, function: Function, *, call_id: str, headers: list[tuple[str, str]], body: bytes, kind: str, caller: Any
+    ) -> Answer: ...
+
+
 class Invoker:
     """Runs calls, each in the task of its caller."""
 
@@ -41,6 +52,8 @@ class Invoker:
         tracer: Tracer | None = None,
     ) -> None:
         """``recorder``: is told of every call that has ended; None: nobody is. ``tracer``: None: nothing is traced."""
+        self.diverted: Mapping[str, Diversion] = {}
+        """By function: what answers some of its calls in place of its instances (`daemon.debugging`)."""
         self._tracer = tracer
         self._recorder = recorder
         self._habits: dict[str, Habits] = {}
@@ -102,6 +115,10 @@ class Invoker:
                 )
                 self._record_failure(function, call_id, kind, caller, began_s, len(body), missing)
                 raise missing
+            if self.diverted and (elsewhere := self.diverted.get(function_id)) is not None and elsewhere.wants(headers):
+                return await elsewhere.call(
+                    function, call_id=call_id, headers=headers, body=body, kind=kind, caller=caller
+                )
             answer = await self._run(function, call_id, headers, body, began_s, timeout_s, kind, caller)
         except StokerError as exc:
             exc.call_id = call_id

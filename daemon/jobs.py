@@ -76,6 +76,7 @@ class Jobs:
             response_bytes_max=self._limits.response_bytes_max,
             command=command,
             socket_directory=os.path.join(tmp, SOCKETS) if command else "",
+            debugger=(sandbox.DEBUGGER if inside else plan.debugger) if plan.debugger else "",
         )
 
 

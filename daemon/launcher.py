@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -251,12 +252,13 @@ class Launcher:
 
     @asynccontextmanager
     async def launch(
-        self, plan: LaunchPlan, *, instance_id: int, on_boot_output: Callable[[bytes], None]
-    ) -> AsyncIterator[Worker]:
+        self, plan: LaunchPlan, *, instance_id: int, on_boot_output: Callable[[bytes], None],
+        debug: socket.socket | None = None,
+    ) -> AsyncIterator[Worker]:  # fmt: skip
         """A new instance of the plan's revision, for as long as the block lasts; then it and its children are gone.
 
         Launches of one revision that come together share one template. ``on_boot_output`` gets what the import writes.
-        Nothing limits the time in here: cancel it.
+        Nothing limits the time in here: cancel it. ``debug``: what its debugger accepts editors on.
 
         Raises:
           InitFailed: the function cannot be imported, or not be forked though the plan says so; with the traceback.
@@ -265,7 +267,7 @@ class Launcher:
         try:
             tmp = self._make_tmp(plan, f"i{instance_id}")
             place = self._placement.instance(plan, instance_id)
-            worker, child = await self._start(plan, tmp, place, on_boot_output)
+            worker, child = await self._start(plan, tmp, place, on_boot_output, debug)
             try:
                 yield worker
             finally:
@@ -285,8 +287,9 @@ class Launcher:
             await tmpdirs.remove(tmp)
 
     async def _start(
-        self, plan: LaunchPlan, tmp: str, place: Place, on_boot_output: Callable[[bytes], None]
-    ) -> tuple[Worker, Child]:
+        self, plan: LaunchPlan, tmp: str, place: Place, on_boot_output: Callable[[bytes], None],
+        debug: socket.socket | None,
+    ) -> tuple[Worker, Child]:  # fmt: skip
         if plan.command and (why := self.sandbox.refuses_programs):
             raise InitFailed(detail=why)
         for attempt in range(1, STARTS_MAX + 1):
@@ -307,8 +310,8 @@ class Launcher:
                 with self._jobs.memfd(plan, tmp) as (job_fd, job):
                     parent = await self._the_spawner()
                     walls = {"namespaces": job.walls.namespaces, "hosts_id": job.walls.hosts_id}
-                    message = {"type": "instance", **walls}
-                    return await self._start_alone(parent, plan, place, message, job_fd, began_s)
+                    message = {"type": "instance" if debug is None else "debug", **walls}
+                    return await self._start_alone(parent, plan, place, message, job_fd, began_s, debug)
             except ParentGone as exc:
                 # POLICY: when a template or the spawner dies under a launch, the next one is tried.
                 if attempt == STARTS_MAX:
@@ -316,12 +319,15 @@ class Launcher:
         raise AssertionError("unreachable")
 
     async def _start_alone(
-        self, parent: Parent, plan: LaunchPlan, place: Place, message: dict[str, Any], job_fd: int, began_s: float
-    ) -> tuple[Worker, Child]:
+        self, parent: Parent, plan: LaunchPlan, place: Place, message: dict[str, Any], job_fd: int, began_s: float,
+        debug: socket.socket | None,
+    ) -> tuple[Worker, Child]:  # fmt: skip
         """A process that imports by itself."""
         gate = Gate()
         try:
-            worker, child = await self._start_in(parent, plan, "exec", place, message, (job_fd, gate.fd), began_s)
+            worker, child = await self._start_in(
+                parent, plan, "exec", place, message, (job_fd, gate.fd), began_s, debug
+            )
             try:
                 await place.wire(child.pid, plan)
             except BaseException as exc:
@@ -337,7 +343,7 @@ class Launcher:
 
     async def _start_in(
         self, parent: Parent, plan: LaunchPlan, kind: str, place: Place, message: dict[str, Any],
-        first: tuple[int, ...], began_s: float,
+        first: tuple[int, ...], began_s: float, debug: socket.socket | None = None,
     ) -> tuple[Worker, Child]:  # fmt: skip
         pipes: list[int] = []
         groups: list[int] = []
@@ -353,7 +359,8 @@ class Launcher:
                 os.fchown(stdout_w, user, user)
                 os.fchown(stderr_w, user, user)
             message = {**message, "groups": len(groups)}
-            child = await parent.start(next(self._ids), message, (*first, *theirs, *groups))
+            last = () if debug is None else (debug.fileno(),)
+            child = await parent.start(next(self._ids), message, (*first, *theirs, *last, *groups))
             pipes = list(theirs)
         except Refused as exc:
             raise InitFailed(detail=str(exc)) from exc

@@ -270,4 +270,6 @@ class LaunchPlan:
     """Cores that an instance may use at most; 0: as many as are free."""
     command: tuple[str, ...] = ()
     """Not empty: this program is started in ``function/`` and follows the Fn contract; there is no handler."""
+    debugger: str = ""
+    """The host's directory of debugpy; not empty: the instance is put under it."""
     network: NetworkPolicy = field(default_factory=NetworkPolicy)

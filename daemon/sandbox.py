@@ -33,6 +33,8 @@ UIDS = 2**16
 
 FUNCTION, PACKAGES, RESOURCES, PYCACHE, TMP = "/function", "/python", "/resources", "/.pycache", "/tmp"
 """What a function's directories are called inside."""
+DEBUGGER = "/.debugpy"
+"""Where debugpy is in an instance that is debugged."""
 
 _SYSTEM = ("/usr",)
 _USR_MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -173,6 +175,7 @@ class Sandbox:
             bundle = [os.path.realpath(os.path.join(plan.bundle_dir, name)) for name in ("function", "python")]
             walls.readable = [*self.host_paths(interpreter), *_ETC, "/etc/resolv.conf", "/etc/hosts", *bundle, pycache]
             walls.readable += [plan.bundle_dir, "/etc/passwd", "/etc/group", "/etc/nsswitch.conf"]
+            walls.readable += [plan.debugger] if plan.debugger else []
             walls.writable = [*writable, pycache]
         return walls
 
@@ -213,7 +216,8 @@ class Sandbox:
                 os.makedirs(cache, 0o755, exist_ok=True)
                 os.makedirs(place, 0o755, exist_ok=True)
                 caches.append([cache, PYCACHE + inside])
-        return [*binds, [pycache, PYCACHE], *caches]
+        debugger = [[plan.debugger, DEBUGGER]] if plan.debugger else []
+        return [*binds, [pycache, PYCACHE], *caches, *debugger]
 
     def join(self, networks: Networks, daemon_ports: list[int]) -> None:
         """From now on functions get networks of these, and never reach the daemon's ``daemon_ports``."""

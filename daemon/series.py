@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import trio
 
-from daemon.calls import CallRecord
+from daemon.calls import DEBUG, CallRecord
 from daemon.config import Records
 from daemon.core.points import STEPS_S, Point
 from daemon.errors import InternalError
@@ -52,6 +52,8 @@ class Series:
         """Calls have ended."""
         new = self._new
         for record in records:
+            if record.start_kind == DEBUG:  # somebody looked at it meanwhile: its time says nothing
+                continue
             key = (record.function_id, int(record.at + record.queue_s + record.handler_s))
             point = new.get(key)
             if point is None:

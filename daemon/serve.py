@@ -33,6 +33,7 @@ from daemon.console import pages as console
 from daemon.console.desk import Desk
 from daemon.console.sessions import Sessions
 from daemon.core.scheduler import Scheduler
+from daemon.debugging import Debugging
 from daemon.deployer import Deployer
 from daemon.destinations import make_outbox, may_call_of
 from daemon.detached import Detached
@@ -40,6 +41,7 @@ from daemon.detached_metrics import DetachedMetrics
 from daemon.doctor import cgroup_fact, check, diagnose, egress_fact
 from daemon.http import (
     calls_api,
+    debug_api,
     detached_api,
     doctor_api,
     fn_api,
@@ -179,6 +181,11 @@ async def _serve(
             bundles=bundles, supervisor=supervisor, launcher=launcher, log_book=log_book, metrics=metrics,
             interpreters=interpreters,
         )  # fmt: skip
+        debugging = Debugging(
+            config, catalog, launcher, log_book, deployer.live_plan,
+            recorder=recorder if config.records.enabled else None, log=log,
+        )  # fmt: skip
+        invoker.diverted = debugging.sessions
         series = Series(recorder, config.records, node.gauges, log=log)
         advisor = Advisor(recorder, config.pcu, node.instance_bytes)
         oci_metrics = OciMetrics(recorder, catalog, node.pools, lambda: outbox.counts)
@@ -207,6 +214,7 @@ async def _serve(
                     (detached_api.ROUTES, DetachedService(catalog, database, detached, outbox)),
                     (console.ROUTES, desk),
                     (doctor_api.ROUTES, doctor),
+                    (debug_api.ROUTES, debugging),
                     (openapi_api.ROUTES, None),
                 ],
                 route,
@@ -235,6 +243,7 @@ async def _serve(
             if principals is not None:
                 await nursery.start(principals.run)
             await nursery.start(janitor.run)
+            await nursery.start(debugging.run)
             if tracer is not None:
                 recorder.subscribe(tracer.observe)
                 node.sources.append(tracer.samples)

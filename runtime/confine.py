@@ -19,7 +19,7 @@ import signal
 from runtime import landlock, linux, namespaces, network, privileges, rootfs, seccomp
 from runtime.job import Job
 
-STDOUT, STDERR, CALLS, ANSWERS, JOB, GATE = 1, 2, 3, 4, 5, 6
+STDIN, STDOUT, STDERR, CALLS, ANSWERS, JOB, GATE = 0, 1, 2, 3, 4, 5, 6
 CONTROL = 3
 """A template has its control socket where an instance has the pipe that calls come from."""
 FIRST_FREE = 7
@@ -44,7 +44,8 @@ _OWN_DEVICES = [(f"/dev/{name}", landlock.DEVICE) for name in rootfs.DEVICES]
 def enter_version(places: dict[int, int], *, inheritable: bool = False) -> tuple[Job, int]:
     """Turn a child of the spawner into the first process of a function version; its job, and a descriptor.
 
-    ``places``: which descriptor goes to which number; nothing else stays open but 0, which is /dev/null.
+    ``places``: which descriptor goes to which number; nothing else stays open but 0, which is /dev/null if
+    it is not among them.
     ``inheritable``: another interpreter may be executed, and needs them. The descriptor returned is for
     `namespaces.jump_pids`, -1 where that cannot be done. Returns when the daemon has opened the gate.
     """

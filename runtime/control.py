@@ -11,6 +11,7 @@ template   to worker  ``id``, ``groups``, ``namespaces``, ``hosts_id``; job, gat
                       control groups
 instance   to worker  ``id``, ``groups``, ``namespaces``, ``hosts_id``; job, gate, calls, answers, stdout, stderr,
                       descriptors of control groups (to the spawner: a process that imports by itself)
+debug      to worker  as ``instance``; and, before the control groups, the socket that debugpy accepts editors on
 fork       to worker  ``id``, ``tmp``, ``groups``; calls, answers, stdout, stderr, descriptors of control groups (to a
                       template)
 sweep      to worker  ``directories``: of control groups, which the spawner empties and removes when its end has come
@@ -43,13 +44,14 @@ MESSAGE_BYTES_MAX = 64 * 2**10
 """Longest message. The biggest one is a traceback, which is cut to `TEXT_CHARS_MAX`."""
 TEXT_CHARS_MAX = 12_000
 """Longest reason or traceback; at most 4 bytes a character, so it always fits."""
-DESCRIPTORS_MAX = 6 + JOIN_FDS_MAX
+DESCRIPTORS_MAX = 7 + JOIN_FDS_MAX
 _ANCILLARY_BYTES = socket.CMSG_SPACE(DESCRIPTORS_MAX * array("i").itemsize)
 
 _INT, _TEXT, _BOOL = int, str, bool
 _MEMBERS: dict[str, tuple[dict[str, type], int]] = {
     "template": ({"id": _INT, "groups": _INT, "namespaces": _INT, "hosts_id": _INT}, 4),
     "instance": ({"id": _INT, "groups": _INT, "namespaces": _INT, "hosts_id": _INT}, 6),
+    "debug": ({"id": _INT, "groups": _INT, "namespaces": _INT, "hosts_id": _INT}, 7),
     "fork": ({"id": _INT, "tmp": _TEXT, "groups": _INT}, 4),
     "sweep": ({"directories": _TEXT}, 0),
     "started": ({"id": _INT, "pid": _INT}, 1),
@@ -59,7 +61,7 @@ _MEMBERS: dict[str, tuple[dict[str, type], int]] = {
     "failed": ({"traceback": _TEXT}, 0),
     "ended": ({"code": _INT, "signal": _INT}, 0),
 }
-TO_SPAWNER = frozenset({"template", "instance", "sweep"})
+TO_SPAWNER = frozenset({"template", "instance", "debug", "sweep"})
 TO_TEMPLATE = frozenset({"fork"})
 FROM_SPAWNER = frozenset({"started", "refused", "exited", "ready"})
 FROM_TEMPLATE = frozenset({"started", "refused", "exited", "ready", "failed", "ended"})

@@ -26,6 +26,7 @@ class Job:
     __slots__ = (
         "adapter",
         "command",
+        "debugger",
         "directory",
         "environment",
         "handler_file",
@@ -57,6 +58,7 @@ class Job:
         response_bytes_max: int,
         command: list[str] | None = None,
         socket_directory: str = "",
+        debugger: str = "",
     ) -> None:
         self.roots = roots
         """Directories that hold runtime, fdk and msgpack; on the search path only until these are imported."""
@@ -82,6 +84,8 @@ class Job:
         """A program and its arguments, in place of a handler; empty: there is a handler."""
         self.socket_directory = socket_directory
         """Where that program listens; does not exist yet."""
+        self.debugger = debugger
+        """debugpy's directory; empty: it is not debugged."""
 
     def to_memfd(self) -> int:
         """A new descriptor of the document, for `from_fd`."""

@@ -89,8 +89,9 @@ def _child(message: dict[str, Any], fds: list[int], spawner_pid: int) -> NoRetur
         places = {confine.STDOUT: log, confine.STDERR: log, confine.CONTROL: sock_fd, confine.JOB: job_fd}
         entry = "resume_template"
     else:
-        job_fd, gate, calls, answers, stdout, stderr = fds
+        job_fd, gate, calls, answers, stdout, stderr, *debugger = fds
         places = {
+            **({confine.STDIN: debugger[0]} if debugger else {}),
             confine.STDOUT: stdout,
             confine.STDERR: stderr,
             confine.CALLS: calls,

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from runtime import atfork, confine, control, linux, loader, namespaces, seccomp, worker
@@ -84,6 +85,11 @@ def alone(job: Job) -> NoReturn:
         os.set_inheritable(fd, False)
     os.close(confine.JOB)
     linux.set_name("stoker-worker")
+    listen: Callable[[str], None] | None = None
+    if job.debugger:
+        from runtime import debugger  # while ours can be found
+
+        listen = debugger.listen
     loader.set_environment(job)
     loader.set_stdio()
     loader.set_path(job)
@@ -93,8 +99,10 @@ def alone(job: Job) -> NoReturn:
     worker.renew(job.tmp)
     began_ns = time.monotonic_ns()
     try:
+        if listen is not None:
+            listen(job.debugger)
         runner = loader.prepared(job)
-    except loader.LoadError as exc:
+    except Exception as exc:  # LoadError, NoDebugger
         worker.fail(str(exc))
     import_us = (time.monotonic_ns() - began_ns) // 1000
     info = {**information(), "import_us": import_us}

@@ -24,6 +24,7 @@ from daemon import config, errors, permissions  # noqa: E402
 from daemon.cures import CURES  # noqa: E402
 from daemon.http import (  # noqa: E402
     calls_api,
+    debug_api,
     detached_api,
     doctor_api,
     fn_api,
@@ -192,7 +193,9 @@ Limits: body `http.body_bytes_max`, answer `limits.response_bytes_max`, headers 
     )
     page += "## Fn API version 2\n\nAs the Fn server has it; differences are [listed](fn-differences.md).\n"
     page += "`/v2/fns` also takes and shows `provisioned_concurrency`.\n\n" + routes(fn_api.ROUTES)
-    page += "\n## Stoker's own API\n\n" + routes([*ops.ROUTES, *doctor_api.ROUTES, *openapi_api.ROUTES])
+    page += "\n## Stoker's own API\n\n" + routes(
+        [*ops.ROUTES, *debug_api.ROUTES, *doctor_api.ROUTES, *openapi_api.ROUTES]
+    )
     page += "\n## Calls that have ended\n\nSee [how to observe](../how-to/observe.md).\n\n" + routes(calls_api.ROUTES)
     page += "\n## Logs of many functions\n\n" + routes(logs_api.ROUTES)
     page += "\n## Charts and advice\n\n" + routes(series_api.ROUTES)

@@ -57,6 +57,7 @@ FLOORS = {
     "daemon.interpreters": 3,
     "daemon.store": 3,
     "daemon.recorder": 3,
+    "daemon.debugging": 4,
     "daemon.advice": 4,
     "daemon.series": 3,
     "daemon.record_metrics": 4,

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cli import appfile
+from cli import appfile, debugging
 from cli.commands.calls import seconds
 from cli.commands.watch import matters
 from cli.deployment import Deployment, load
@@ -46,26 +46,47 @@ WORDS_WIDTH = 9
 )
 @click.option("--ignore", "ignored", multiple=True, metavar="PATTERN", help="Besides .fnignore's; may be repeated.")
 @click.option("--no-calls", is_flag=True, help="Do not show how calls end.")
+@click.option("--debug", is_flag=True, help="Also start an instance under debugpy, for calls that ask for it.")
+@click.option(
+    "--debug-port",
+    type=click.IntRange(0, 65535),
+    default=debugging.PORT,
+    show_default=True,
+    metavar="PORT",
+    help="With --debug: where editors attach, on 127.0.0.1 of the daemon's machine; 0: any that is free.",
+)
 @url_option
 @click.pass_obj
-def dev(settings: Settings, directory: Path, app_name: str | None, ignored: tuple[str, ...], no_calls: bool) -> None:
+def dev(
+    settings: Settings,
+    directory: Path,
+    app_name: str | None,
+    ignored: tuple[str, ...],
+    no_calls: bool,
+    debug: bool,
+    debug_port: int,
+) -> None:
     """Work on a function: every save puts it into service; its output and its calls are shown here.
 
     Only the source is sent when the dependencies are unchanged, so new code answers a fraction of a second after the
     save. A version that cannot start is shown with its traceback, and the last good one goes on serving. Ctrl-C ends
     it; the function stays deployed.
 
+    With --debug one instance more runs under debugpy. An editor attaches to it; calls with the header 'Stoker-Debug: 1'
+    (stoker invoke --debug) go to it and may take as long as they like; all others go to normal instances.
+
     \b
     Examples:
       stoker dev hello
       stoker dev --app demo --ignore '*.md'
+      stoker dev --debug hello
     """
     app_file = appfile.load(directory) or appfile.load(Path("."))
     name = app_name or (app_file.name if app_file else "dev")
     load(directory, Steps(quiet=True))  # a directory without a function is told before waiting begins
     from watchfiles import watch as changes_in
 
-    screen = _Screen(settings, show_calls=not no_calls)
+    screen = _Screen(settings, show_calls=not no_calls, directory=directory, debug_port=debug_port if debug else None)
     top = directory.resolve()
     # The watch begins before the first deploy: what is saved meanwhile must not be missed.
     changes = changes_in(
@@ -116,7 +137,9 @@ def _deploy(settings: Settings, directory: Path, app: str, app_file: Any, screen
 class _Screen:
     """One terminal, written to by the deploys, the log's thread and the calls' thread: a line at a time."""
 
-    def __init__(self, settings: Settings, *, show_calls: bool) -> None:
+    def __init__(self, settings: Settings, *, show_calls: bool, directory: Path, debug_port: int | None) -> None:
+        """``debug_port`` None: nothing is debugged."""
+        self._directory, self._debug_port = directory, debug_port
         self._settings = settings
         self._lock = threading.Lock()
         self._show_calls = show_calls
@@ -132,13 +155,17 @@ class _Screen:
             click.echo(f"{head} {clean(text)}")
 
     def follow(self, function_id: str) -> None:
-        """Show this function's output and calls from now on, if that is not done already."""
+        """Show this function's output and calls from now on, and debug it, if that is not done already."""
         if self._following:
             return
         self._following = function_id
         threading.Thread(target=self._logs, args=(function_id,), daemon=True).start()
         if self._show_calls:
             threading.Thread(target=self._calls, args=(function_id,), daemon=True).start()
+        if self._debug_port is not None:
+            debugging.Session(
+                self._fresh(), self.say, function_id=function_id, directory=self._directory, port=self._debug_port
+            ).start()
 
     def close(self) -> None:
         """Show nothing more. The threads are daemons: they end with the process."""

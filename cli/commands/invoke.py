@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cli import explanations
+from cli import debugging, explanations
 from cli.errors import CliError
 from cli.options import Settings, common, complete_app, complete_function, key_values
 from cli.output import structured
@@ -45,6 +45,9 @@ from cli.transport import CALL_S, Reply
     "--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="A further header; may be repeated."
 )
 @click.option("--display-call-id", is_flag=True, help="Print 'Call ID: ...' on standard error.")
+@click.option(
+    "--debug", is_flag=True, help="Have the instance of 'stoker dev --debug' answer; wait for it without a limit."
+)
 @click.option("--detached", is_flag=True, help="Do not wait for the answer; print the call's id.")
 @common
 @click.pass_obj
@@ -58,6 +61,7 @@ def invoke(
     content_type: str,
     headers: tuple[str, ...],
     display_call_id: bool,
+    debug: bool,
     detached: bool,
 ) -> int:
     """Call a function and print its answer.
@@ -85,10 +89,17 @@ def invoke(
         raise click.UsageError("--config is for --local; 'stoker config set' changes a deployed function's")
     if detached:
         sent.append(("Fn-Invoke-Type", "detached"))
+    if debug:
+        sent.append(debugging.HEADER)
     found = settings.api.function(app, function)
     # A connection of its own goes straight to the data plane.
     reply = settings.api.transport.request(
-        "POST", f"/invoke/{found['id']}", headers=sent, body=body, timeout_s=CALL_S, fresh=True
+        "POST",
+        f"/invoke/{found['id']}",
+        headers=sent,
+        body=body,
+        timeout_s=debugging.CALL_S if debug else CALL_S,
+        fresh=True,
     )
     if not settings.for_people:
         structured(_document(reply), settings.form)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.debug.dap import Editor
 from tests.system.daemon import PATIENCE_S, ROOT, Daemon, eventually
 
 pytestmark = pytest.mark.processes
@@ -27,10 +29,13 @@ def handler(ctx, data=None):
 """
 
 
+RETURN_LINE = 8
+
+
 class Session:
     """A running ``stoker dev``; what it showed goes to a file."""
 
-    def __init__(self, daemon: Daemon, directory: Path) -> None:
+    def __init__(self, daemon: Daemon, directory: Path, *more: str) -> None:
         self.daemon = daemon
         self.source = directory / "func.py"
         self.shown = directory.parent / "shown"
@@ -40,7 +45,7 @@ class Session:
         }  # fmt: skip
         with self.shown.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli", "dev", "--app", "devs", str(directory)],
+                [sys.executable, "-m", "cli", "dev", "--app", "devs", *more, str(directory)],
                 env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
@@ -54,12 +59,12 @@ class Session:
 
 
 @pytest.fixture
-def session(shared_daemon: Daemon, tmp_path: Path) -> Iterator[Session]:
+def session(shared_daemon: Daemon, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Session]:
     directory = tmp_path / "work"
     directory.mkdir()
     (directory / "func.yaml").write_text("schema_version: 20180708\nname: work\nversion: 0.0.1\nruntime: python\n")
     (directory / "func.py").write_text(SOURCE.replace("NUMBER", "1"))
-    made = Session(shared_daemon, directory)
+    made = Session(shared_daemon, directory, *getattr(request, "param", ()))
     try:
         yield made
     finally:
@@ -120,3 +125,26 @@ def test_a_daemon_that_comes_back_is_followed_again(tmp_path: Path) -> None:
         finally:
             session.process.kill()
             session.process.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize("session", [("--debug", "--debug-port", "0")], indirect=True)
+def test_an_editor_attaches_and_stops_a_call(session: Session) -> None:
+    session.sees("debug     instance ")
+    (line,) = [line.strip() for line in session.shown.read_text().splitlines() if '"attach"' in line]
+    launch = json.loads(line)
+    (mapping,) = launch["pathMappings"]
+    assert mapping["localRoot"] == str(session.source.parent)
+    with Editor(launch["connect"]["port"]) as editor:
+        editor.attach(mapping["localRoot"], mapping["remoteRoot"], file=str(session.source), lines=[RETURN_LINE])
+        with subprocess.Popen(
+            [sys.executable, "-m", "cli", "invoke", "--debug", "devs", "work"],
+            env={**os.environ, "STOKER_URL": session.daemon.url, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        ) as call:  # fmt: skip
+            thread, frames = editor.stopped()
+            assert frames[0]["source"]["path"] == str(session.source)
+            assert editor.value(frames[0], "data.getvalue()") == "b''"
+            assert session.call() == "number 1"  # without the header: another instance
+            editor.ask("continue", threadId=thread)
+            assert call.communicate(timeout=PATIENCE_S)[0] == b"number 1"
+    session.sees(", debug start")
