@@ -35,7 +35,9 @@ class Known:
     """Apps whose deletion was acknowledged."""
     alive: set[str] = field(default_factory=set)
     pending: tuple[str, Any] | None = None
+    tried: int = 0
     changes: int = 0
+    """Those that were acknowledged."""
 
 
 class Editor(threading.Thread):
@@ -57,7 +59,8 @@ class Editor(threading.Thread):
 
     def _change(self) -> None:
         known, daemon = self.known, self.daemon_
-        number = known.changes
+        known.tried += 1
+        number = known.tried  # not of those that were acknowledged: one that was not may have made its name
         match self.rng.choice(["config", "deploy", "deploy", "memory", "app", "drop"]):
             case "config":
                 known.pending = ("config", (f"K{number % 7}", f"v{number}"))
@@ -125,6 +128,7 @@ def test_every_acknowledged_change_survives_a_hundred_kills(data: Path, rng: ran
             editor.join()
             assert editor.surprise is None, repr(editor.surprise)
             eventually(lambda: not processes_of(data), what="no worker outlives the daemon")
+    print(f"{known.changes} changes")
     assert known.changes > KILLS, "the editor hardly changed anything: the kills came too early to prove much"
     with run_daemon(data) as daemon:
         check(daemon, known, app_id, function_id)
