@@ -24,6 +24,8 @@ Deliveries = Callable[[], Mapping[tuple[str, str, str, str], int]]
 
 OCI_CODES = {error.code: error.oci_code for error in leaves()} | {LEFT: "StatusConnectionClosedWithoutResponse"}
 THROTTLED = "TooManyRequests"
+FORGET_AT = 4
+"""Counts of this many times as many functions as there are may be in memory; a function has two at most."""
 UNIT_BYTES = 2**20
 """OCI's megabyte of memory."""
 
@@ -44,6 +46,8 @@ class OciMetrics:
 
     def add(self, records: Sequence[CallRecord]) -> None:
         """Calls have ended."""
+        if len(self._seconds) > FORGET_AT * (1 + len(self._catalog.functions)):
+            self.forget()  # nobody asks for them, and functions come and go
         sums: dict[tuple[str, str, str], list[float]] = {}
         for record in records:
             known = sums.get(about := (record.function_id, record.kind, record.error))

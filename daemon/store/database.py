@@ -30,6 +30,9 @@ QUEUE_MAX = 256
 """Writes that may wait for the writer; further ones wait in their own task until there is a place."""
 GROUP_MAX = 64
 """Writes committed together."""
+CACHE_KIB = 512
+"""Pages that a connection keeps; SQLite's own 2 MiB for each of eight would be a fifth of the daemon. The kernel has
+them too."""
 READERS_MAX = 4
 """Reads at once, each on a connection of its own."""
 BUSY_S = 2.0
@@ -250,6 +253,7 @@ def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
         conn.execute("PRAGMA synchronous=FULL")
         conn.execute("PRAGMA foreign_keys=ON")
         conn.execute("PRAGMA trusted_schema=OFF")
+        conn.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         conn.execute(f"PRAGMA query_only={'ON' if readonly else 'OFF'}")
     except BaseException:
         conn.close()

@@ -33,6 +33,9 @@ APPLICATION_ID = 0x53544F52
 SCHEMA_VERSION = 1
 """A file of another version is set aside: its content is not worth a migration."""
 BUSY_S = 2.0
+CACHE_KIB = 512
+"""Pages that a connection keeps; SQLite's own 2 MiB for each of eight would be a fifth of the daemon. The kernel has
+them too."""
 READERS_MAX = 2
 """Searches at once."""
 MERGE_CALLS_MAX = 256
@@ -225,6 +228,7 @@ def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
         conn.execute("PRAGMA synchronous=NORMAL")
         conn.execute("PRAGMA foreign_keys=ON")
         conn.execute("PRAGMA trusted_schema=OFF")
+        conn.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         conn.execute(f"PRAGMA query_only={'ON' if readonly else 'OFF'}")
     except BaseException:
         conn.close()
