@@ -40,7 +40,6 @@ class Bundle:
     packed_bytes: int
     unpacked_bytes: int
     files: int
-    dependencies_cached: bool
     layer: deps.Dependencies | None = None
     """The dependencies, when they are not in the bundle but go to the daemon on their own."""
 
@@ -170,7 +169,6 @@ def _assemble(
         packed_bytes=packed,
         unpacked_bytes=unpacked,
         files=number_of_files,
-        dependencies_cached=resolved is None or resolved.cached,
         layer=layer,
     )
 

@@ -15,8 +15,6 @@ import itertools
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -37,17 +35,12 @@ from daemon.parents import Child, ExitStatus, Gate, Parent, ParentGone, Refused
 from daemon.placement import MemoryGauge, Place, Placement, close_all
 from daemon.precompiler import Precompiler
 from daemon.sandbox import TMP, Sandbox
+from daemon.spawner import Spawner
 from daemon.templates import Template, TemplateInfo
-from runtime import boot, control, linux
+from runtime import linux
 
 __all__ = ["ExitStatus", "Launcher", "TemplateInfo", "Worker"]
 
-SPAWNER_START_S = 10.0
-"""How long the spawner may take to say that it is there."""
-SPAWNER_PAUSE_S = 0.2
-"""Pause before a spawner that ended is replaced."""
-ORPHANS_S = 1.0
-"""How long what a killed spawner left behind may take to disappear."""
 STARTS_MAX = 3
 """Attempts of one launch when what should fork dies: its template has just died, then the spawner, then a new one."""
 UNFORKABLE_MAX = 1024
@@ -139,15 +132,13 @@ class Launcher:
         self._log = log
         self._ids = itertools.count(1)
         self._nursery: trio.Nursery | None = None
-        self._spawner: Parent | None = None
-        self._spawner_up = trio.Event()
+        self._spawner = Spawner(
+            limits, sweeps=lambda: self._placement.cgroups.directories, on_end=self._condemn_templates, log=log
+        )
         self.on_template_gone: Callable[[str], None] = lambda revision: None
         """Called with the revision of a template that is reaped, whether it was told to go or died."""
         self._templates: dict[str, Template] = {}
         self._unforkable: dict[str, TemplateInfo] = {}
-        self._roots = boot.roots()
-
-    # -- the spawner --------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[Launcher] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Keep a spawner running until cancelled; then nothing that it started is left.
@@ -156,97 +147,23 @@ class Launcher:
           InternalError: the first spawner did not start: the installation is broken.
         """
         tmpdirs.prepare(self._run_dir)
-        failure = ""
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(self._placement.run)
             if self._placement.networks is not None:
                 await self._nursery.start(self._placement.networks.run)
             self._nursery.start_soon(self._precompiler.run)
-            for number in itertools.count():
-                up = trio.Event()
-                process, parent = self._start_spawner()
-                try:
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._serve_spawner, parent, up, nursery.cancel_scope)
-                        with trio.move_on_after(SPAWNER_START_S):
-                            await up.wait()
-                        if not up.is_set():
-                            nursery.cancel_scope.cancel()
-                        elif number == 0:
-                            task_status.started(self)
-                finally:
-                    await self._end_spawner(process, parent)
-                failure = f"{parent.gone}, {ExitStatus.of(process)}"
-                if number == 0 and not up.is_set():
-                    break
-                self._log.error("spawner ended", why=failure)
-                await trio.sleep(SPAWNER_PAUSE_S)
-        raise InternalError(detail=f"the spawner did not start: {failure}")
+            try:
+                await self._spawner.run(started=lambda: task_status.started(self))
+            except InternalError as exc:  # kept out of the nursery, which would wrap it in a group
+                failure = exc
+                self._nursery.cancel_scope.cancel()
+        raise failure
 
-    async def _serve_spawner(self, parent: Parent, up: trio.Event, scope: trio.CancelScope) -> None:
-        def on_message(message: dict[str, Any]) -> None:  # only "ready" can come
-            parent.tell({"type": "sweep", "directories": "\n".join(self._placement.cgroups.directories)})
-            self._spawner = parent
-            self._spawner_up.set()
-            up.set()
-
-        await parent.serve(on_message)
-        scope.cancel()
-
-    def _start_spawner(self) -> tuple[subprocess.Popen[bytes], Parent]:
-        # In the main thread, not through trio's: the parent-death signal follows the *thread* that started it.
-        ours, theirs = control.pair()
-        interpreter = getattr(sys, "_base_executable", None) or sys.executable  # not the virtual environment's
-        argument = f"{theirs.fileno()}:{os.getpid()}"
-        with theirs:
-            process = subprocess.Popen(
-                boot.command(interpreter, "main", argument, self._roots),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                close_fds=True,
-                pass_fds=(theirs.fileno(),),
-                env={},
-                cwd="/",
-            )
-        parent = Parent(ours, control.FROM_SPAWNER)
-        parent.pid = process.pid
-        return process, parent
-
-    async def _end_spawner(self, process: subprocess.Popen[bytes], parent: Parent) -> None:
-        """The spawner is going, by our will or not: nothing of it is left when this returns."""
-        if self._spawner is not None:  # else there are those who wait for the present event
-            self._spawner, self._spawner_up = None, trio.Event()
-        parent.close()  # it now kills everything beneath it, then ends
+    def _condemn_templates(self) -> None:
+        """The spawner ended, and all that it had started goes with it."""
         for template in list(self._templates.values()):
             template.condemn("the spawner ended")
         self._templates.clear()
-        pidfd = os.pidfd_open(process.pid)
-        try:
-            with trio.CancelScope(shield=True):
-                with trio.move_on_after(self._limits.kill_s) as scope:
-                    await trio.lowlevel.wait_readable(pidfd)
-                if scope.cancelled_caught:
-                    self._log.error("spawner does not end", pid=process.pid)
-                    linux.kill_descendants(process.pid)
-                    process.kill()
-                    await trio.lowlevel.wait_readable(pidfd)
-                process.poll()
-                await self._sweep_orphans()
-        finally:
-            os.close(pidfd)
-
-    async def _sweep_orphans(self) -> None:
-        """Kill what a spawner that was itself killed left to us, its reaper.
-
-        Everything beneath the spawner is in a session other than ours and cannot come back to ours; the daemon's own
-        programs are in ours.
-        """
-        me, session = os.getpid(), os.getsid(0)
-        with trio.move_on_after(ORPHANS_S):
-            while orphans := [pid for pid in linux.children(me) if linux.session_of(pid) not in (0, session)]:
-                linux.kill_descendants(me, spare=frozenset(linux.children(me)) - frozenset(orphans))
-                linux.reap(orphans)
-                await trio.sleep(0.002)
 
     # -- instances ----------------------------------------------------------------------------------------------
 
@@ -308,7 +225,7 @@ class Launcher:
                 if plan.start in ("boot", "exec") and not plan.command:
                     self._precompiler.everything(plan)
                 with self._jobs.memfd(plan, tmp) as (job_fd, job):
-                    parent = await self._the_spawner()
+                    parent = await self._spawner.present()
                     walls = {"namespaces": job.walls.namespaces, "hosts_id": job.walls.hosts_id}
                     message = {"type": "instance" if debug is None else "debug", **walls}
                     return await self._start_alone(parent, plan, place, message, job_fd, began_s, debug)
@@ -413,7 +330,7 @@ class Launcher:
             del self._templates[plan.revision]  # it has just died, and its own task has not seen to it yet
             template = None
         if template is None:
-            parent = await self._the_spawner()
+            parent = await self._spawner.present()
             assert self._nursery is not None
             if (template := self._templates.get(plan.revision)) is None:  # none was made meanwhile
                 template = Template(
@@ -468,12 +385,3 @@ class Launcher:
     def templates(self) -> list[TemplateInfo]:
         """The templates, and what is known of revisions that have none because they cannot be forked."""
         return [template.info() for template in self._templates.values()] + list(self._unforkable.values())
-
-    async def _the_spawner(self) -> Parent:
-        """The spawner, as soon as there is one; bounded by whoever launches."""
-        while True:
-            if self._spawner is not None:
-                if not self._spawner.gone:
-                    return self._spawner
-                self._spawner, self._spawner_up = None, trio.Event()  # `run` will replace it
-            await self._spawner_up.wait()

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from daemon import VERSION, fn_settings
-from daemon.config import Config, ConfigError, exposure, load
+from daemon.config import Config, ConfigError, exposure
+from daemon.config_file import load
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 

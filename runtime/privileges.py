@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 
-from runtime import linux
-
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 4, 22, 23, 24
@@ -66,11 +64,6 @@ def filter_system_calls(program: bytes) -> None:
     """
     header = _Program(len(program) // 8, program)
     _check(_libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(header), 0, 0), "seccomp")
-
-
-def no_new_privileges() -> None:
-    """Programs cannot gain privileges from their files."""
-    linux.set_no_new_privs()
 
 
 def _check(result: int, what: str) -> None:

@@ -17,6 +17,8 @@ HOT_CALLS = 50
 
 
 def main() -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the daemon must not outlive us
+        signal.signal(number, signal.default_int_handler)
     command = [BIN / "stokerd", "--data", DATA, *sys.argv[1:]]
     # A group of its own: Ctrl-C comes to us alone, and we ask the daemon once to drain.
     daemon = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, StrEnum
 from heapq import heappop, heappush
 from math import inf
@@ -333,13 +333,3 @@ class Book:
         call.on(event)
         del self._calls[call.id]
         self._bytes -= call.size_bytes
-
-
-@dataclass(slots=True, kw_only=True)
-class Numbers:
-    """What is counted since the start."""
-
-    accepted: int = 0
-    refused: int = 0
-    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By function id and ``succeeded``, ``retried``, ``put-back``, ``gave-up``."""

@@ -14,11 +14,10 @@ from typing import Any
 MODES = ("egress", "none", "loopback", "host")
 ALLOW_MAX = 32
 """Most entries of an allow-list."""
-HOST_CHARS_MAX = 253  # RFC 1035 section 2.3.4
 DENIED = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
 """Never reachable in mode egress: "this network", loopback, link-local (cloud metadata), multicast and reserved."""
 
-_HOST = re.compile(
+_HOST = re.compile(  # RFC 1035 section 2.3.4: at most 253 characters
     r"(?=.{1,253}\Z)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*", re.I
 )
 

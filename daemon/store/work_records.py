@@ -8,9 +8,6 @@ from dataclasses import dataclass
 
 Connection = sqlite3.Connection
 
-OPEN = ("ACCEPTED", "IN_PROGRESS")
-FINISHED = ("SUCCEEDED", "FAILED", "CANCELED")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:

@@ -15,8 +15,11 @@ import pytest
 import trio
 
 from daemon import errors
+from daemon.config import Limits
+from daemon.launcher import Launcher
+from daemon.sandbox import Sandbox
 from runtime import linux
-from tests.contracts.kit import NO_WALLS, Kit, alive, call, family, real_kit, spawner_of
+from tests.contracts.kit import NO_WALLS, Kit, Log, alive, call, family, real_kit, spawner_of
 from tests.runtime.test_hostile_trees import TREE, Pids
 
 pytestmark = pytest.mark.processes
@@ -66,6 +69,16 @@ def test_nothing_is_left_when_the_daemon_is_killed(tmp_path: Path, how: signal.S
     finally:
         process.kill()
         process.wait()
+
+
+async def test_a_first_spawner_that_does_not_start_is_said_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits, log = Limits(), Log()
+    launcher = Launcher(limits, run_dir=tmp_path / "run", log=log, sandbox=Sandbox.probed(limits))
+    monkeypatch.setattr(sys, "_base_executable", "/bin/false")
+    with trio.fail_after(60), pytest.raises(errors.InternalError, match="the spawner did not start"):
+        await launcher.run()
 
 
 @WALLS

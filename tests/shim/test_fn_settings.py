@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from daemon import fn_settings
-from daemon.config import SECTIONS, ConfigError, load
+from daemon.config import SECTIONS, ConfigError
+from daemon.config_file import load
 from tests.system.daemon import ROOT, run_daemon
 
 SAMPLES = {

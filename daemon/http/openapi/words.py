@@ -16,7 +16,6 @@ COUNT: Schema = {"type": "integer", "minimum": 0}
 NUMBER: Schema = {"type": "number"}
 FLAG: Schema = {"type": "boolean"}
 TIME: Schema = {"type": "string", "format": "date-time"}
-ANYTHING: Schema = {}
 TEXTS: Schema = {"type": "object", "additionalProperties": TEXT}
 COUNTS: Schema = {"type": "object", "additionalProperties": COUNT}
 ANY_MAP: Schema = {"type": "object"}
