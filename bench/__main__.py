@@ -16,6 +16,7 @@ from pathlib import Path
 from bench import (
     measure_bounds,
     measure_cold,
+    measure_exec,
     measure_memory,
     measure_records,
     measure_sandbox,
@@ -109,6 +110,8 @@ def measure(plan: Plan, scratch: Path) -> tuple[list[Figure], str]:
         _say("records: with and without; log search")
         figures.append(measure_records.records(rounds=plan.rounds, seconds=plan.seconds, scratch=scratch))
         figures += measure_records.log_search(rounds=plan.slow, scratch=scratch)
+        _say("programs: the official FDK under Stoker and alone")
+        figures += measure_exec.measure(daemon, rounds=plan.rounds, seconds=plan.seconds, scratch=scratch)
         figures += _cold(daemon, hello, cold, plan, scratch)
         figures += _memory(daemon, hello, heavy, scratch)
         figures += _bounds(daemon, cold.python_ms, plan, scratch)

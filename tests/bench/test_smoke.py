@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import measure_bounds, measure_cold, stoker
-from bench.http1 import timed_calls
-from bench.processes import cpu_s
+from bench import measure_bounds, measure_cold, measure_exec, stoker
+from bench.http1 import Address, timed_calls
+from bench.processes import BenchError, cpu_s
 
 
 @pytest.mark.slow
@@ -21,6 +21,10 @@ def test_stoker_can_be_measured(tmp_path: Path) -> None:
         before_s = cpu_s(daemon.pid)
         assert len(timed_calls(target.address, target.request, for_s=60, calls_max=200)) == 200
         assert cpu_s(daemon.pid) >= before_s
+        fronts = [Address(path=daemon.socket)] * 2
+        assert measure_exec.calls_s(fronts, target.request, for_s=0.1) > 0
+        with pytest.raises(BenchError):
+            measure_exec.calls_s(fronts, stoker.invoke_request("none"), for_s=0.1)
         assert measure_cold.cold_call_ms(daemon, hello, {"fork"}) > 0
         first_ms, last_ms = measure_cold.burst_ms(daemon, hello)
         assert 0 < first_ms <= last_ms
