@@ -94,8 +94,9 @@ class FuncFile:
 
     @property
     def names_fdk(self) -> bool:
-        """Whether it says which FDK runs its handler (annotation ``stoker.dev/fdk``)."""
-        return bool(self.annotations.get(kinds.FDK_ANNOTATION))
+        """Whether it says which FDK runs its handler (annotation ``stoker.dev/fdk``, or ``stoker.dev/start: exec``)."""
+        is_exec = self.annotations.get(kinds.START_ANNOTATION) == "exec"
+        return is_exec or bool(self.annotations.get(kinds.FDK_ANNOTATION))
 
 
 def find(directory: Path) -> Path:

@@ -10,7 +10,9 @@ import re
 from dataclasses import dataclass
 
 FDK_ANNOTATION = "stoker.dev/fdk"
-"""In func.yaml: ``official`` has a Python handler run by Fn's own FDK, in a process per instance."""
+"""In func.yaml: ``official`` has a Python handler run by Fn's own FDK in a process per instance, ``stoker`` by ours."""
+START_ANNOTATION = "stoker.dev/start"
+ADAPTER_ANNOTATION = "stoker.dev/adapter"
 BUILT_FILE = ".stoker.json"
 """Equal to the daemon's: ``runtime``, ``command``, ``environment`` of a bundle."""
 _FOREIGN = re.compile(r"(node|go|java|kotlin|ruby|dotnet|docker|exec)([0-9][0-9.]*)?")

@@ -102,10 +102,19 @@ def _of_directory(directory: Path, found: FuncFile) -> Recipe:
 
 
 def _wants_official_fdk(found: FuncFile) -> bool:
+    """Asked for by name, or by ``start: exec`` where requirements.txt brings it along."""
     value = found.annotations.get(kinds.FDK_ANNOTATION, "")
-    if value not in ("", "official"):
-        raise CliError(f"{found.path.name}: annotations: {kinds.FDK_ANNOTATION} must be official, not {value!r}")
-    return bool(value) and not found.starts_program
+    if value not in ("", "official", "stoker"):
+        raise CliError(
+            f"{found.path.name}: annotations: {kinds.FDK_ANNOTATION} must be official or stoker, not {value!r}"
+        )
+    if found.starts_program or value == "stoker" or found.annotations.get(kinds.ADAPTER_ANNOTATION):
+        return False
+    if value:
+        return True
+    read = requirements.read(found.path.parent / "requirements.txt", keep_fdk=True)
+    is_exec = found.annotations.get(kinds.START_ANNOTATION) == "exec"
+    return is_exec and any(requirements.names_fdk(line) for line in read.lines)
 
 
 def _use_official_fdk(recipe: Recipe, directory: Path, found: FuncFile) -> None:

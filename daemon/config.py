@@ -71,6 +71,11 @@ class Limits:
     """Largest sum of the header names and values a function may answer; then 502 response-headers-too-large."""
     response_headers_max: int = 256
     """Most headers a function may answer."""
+    freeze_s: float = 0.0
+    """An instance that is a program of its own is frozen (SIGSTOP, to all of its processes) after this long without a
+    call, and goes on when the next one comes. 0: never. Fn freezes after 0.05 s (FN_FREEZE_IDLE_MSECS)."""
+    freeze_native: bool = False
+    """Whether ``freeze_s`` is for workers of Python handlers too, which rarely do anything while they are idle."""
     processes_max: int = 50
     """Most processes and threads of an instance. Fn's FN_MAX_PIDS."""
     cgroups: str = "auto"
@@ -83,7 +88,9 @@ class Limits:
     """How long running calls may go on after SIGTERM."""
 
     def __post_init__(self) -> None:
-        positive("limits", self, zero_ok=frozenset({"memory_mib", "concurrency_mib", "memory_backstop_mib"}))
+        positive(
+            "limits", self, zero_ok=frozenset({"memory_mib", "concurrency_mib", "memory_backstop_mib", "freeze_s"})
+        )
         if self.cgroups not in ("auto", "v2", "v1", "off"):
             raise ConfigError(f"limits.cgroups must be auto, v2, v1 or off, not {self.cgroups!r}")
 

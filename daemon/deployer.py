@@ -86,6 +86,7 @@ class Deployer:
 
         Raises:
           TooLargeForNode: there will never be room for it; nothing is stored.
+          InvalidFunction: a setting is for handlers, and the bundle starts a program.
           DeployFailed: the canary did not become ready; ``detail`` is its traceback. The old version goes on serving.
         """
         if not new.live.digest:
@@ -94,6 +95,7 @@ class Deployer:
             bundle = await self._database.read(lambda conn: records.bundle(conn, new.live.digest))
             if bundle is None:
                 raise errors.BundleMissing(detail=f"{new.live.image} ({new.live.digest})")
+            check_program(new.live, bundle)
             plan = self.plan(app, new, bundle, await self._interpreter(new, bundle))
             self._supervisor.scheduler.check_room(self._spec(plan, new))
             await self._database.write(lambda conn: records.insert_version(conn, replace(new.live, state="building")))
@@ -289,6 +291,20 @@ class Deployer:
             command=bundle.command,
             cpu=cpu,
             network=network,
+        )
+
+
+def check_program(version: Version, bundle: Bundle) -> None:
+    """Raise InvalidFunction if the bundle starts a program of its own and a setting is for handlers in Python only."""
+    what = f"{version.image} starts a program ({bundle.command[0]})" if bundle.command else ""
+    if what and version.start not in ("auto", "exec"):
+        raise errors.InvalidFunction(
+            f"annotation stoker.dev/start is {version.start!r}, and {what}: that can only be exec, for there is no"
+            " Python module to be imported and forked"
+        )
+    if what and version.adapter:
+        raise errors.InvalidFunction(
+            f"annotation stoker.dev/adapter is {version.adapter!r}, and {what}: adapters are for handlers in Python"
         )
 
 

@@ -40,6 +40,11 @@ def _number(factor: float = 1.0) -> Callable[[str], str]:
     return convert
 
 
+def _pause(text: str) -> str:
+    """Milliseconds; negative: never, which is the default here."""
+    return "" if re.fullmatch(r"-[0-9]{1,18}", text) else _number(1e-3)(text) or "0.001"
+
+
 def _duration(text: str) -> str:
     """Go's durations: ``1m30s``, ``250ms``; a bare number is nanoseconds, as in Go."""
     if re.fullmatch(r"[0-9]{1,18}", text):
@@ -92,6 +97,7 @@ HONOURED: dict[str, Honoured] = {
     "FN_REQUEST_HEADER_READ_TIMEOUT": Honoured("http.header_s", _duration, "duration"),
     "FN_RESPONSE_WRITE_TIMEOUT": Honoured("http.write_s", _duration, "duration"),
     "FN_HTTP_IDLE_TIMEOUT": Honoured("http.keep_alive_s", _duration, "duration"),
+    "FN_FREEZE_IDLE_MSECS": Honoured("limits.freeze_s", _pause, "ms; instances that are programs only"),
     "FN_HOT_START_TIMEOUT_MSECS": Honoured("limits.start_s", _number(1e-3), "ms"),
     "FN_MAX_RESPONSE_SIZE": Honoured("limits.response_bytes_max", _number(), "bytes"),
     "FN_MAX_HDR_RESPONSE_SIZE": Honoured("limits.response_header_bytes_max", _number(), "bytes"),
@@ -106,7 +112,6 @@ _OWN_SCHEDULER = "starting and stopping instances follows Stoker's own scheduler
 _ALWAYS = "the sandbox decides, and it is always on"
 
 IGNORED: dict[str, str] = {
-    "FN_FREEZE_IDLE_MSECS": "idle instances of native functions are not frozen",
     "FN_HOT_POLL_MSECS": _OWN_SCHEDULER,
     "FN_HOT_LAUNCHER_TIMEOUT_MSECS": _OWN_SCHEDULER,
     "FN_HOT_PULL_TIMEOUT_MSECS": _NO_CONTAINERS,

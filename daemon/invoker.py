@@ -173,6 +173,8 @@ class Invoker:
             if slot is None:
                 continue  # it ended between being promised and this task's turn: nothing was sent, so once more
             assert slot.output is not None, "what can be taken is ready"
+            if slot.frozen:
+                slot.thaw()
             if not slot.output.begin_call(call_id) or not slot.channel.stray_bytes():
                 break
             # It spoke out of turn, perhaps a late answer, or has ended: this call goes to another.

@@ -63,6 +63,7 @@ METRICS = (
         "stoker_memory_kills_total", "counter", (),
         "Instances and templates that ended because their control group was full of memory.",
     ),
+    MetricDoc("stoker_frozen_instances", "gauge", (), "Idle instances that are frozen (limits.freeze_s)."),
     MetricDoc(
         "stoker_networks", "gauge", ("method",),
         "Networks of function versions that are connected. method: how (network.method).",

@@ -39,6 +39,7 @@ from daemon.destinations import make_outbox, may_call_of
 from daemon.detached import Detached
 from daemon.detached_metrics import DetachedMetrics
 from daemon.doctor import cgroup_fact, check, diagnose, egress_fact
+from daemon.freezer import start_freezer
 from daemon.http import (
     calls_api,
     debug_api,
@@ -244,6 +245,7 @@ async def _serve(
                 await nursery.start(principals.run)
             await nursery.start(janitor.run)
             await nursery.start(debugging.run)
+            node.sources.append(start_freezer(nursery, supervisor, limits))
             if tracer is not None:
                 recorder.subscribe(tracer.observe)
                 node.sources.append(tracer.samples)

@@ -54,6 +54,8 @@ class Slot:
     worker: Any = None
     channel: Any = None
     output: OutputReader | None = None
+    frozen: bool = False
+    """Whether its processes are stopped, to use nothing while it is idle: `daemon.freezer`."""
     call_id: str = ""
     """The call that runs on it now, or empty."""
     call_since_s: float = 0.0
@@ -73,6 +75,11 @@ class Slot:
     """Whether it ended because the kernel killed for memory in it; known when ``exited`` is set."""
     exit_text: str = ""
     """How its process ended; known when ``exited`` is set, unless we killed it."""
+
+    def thaw(self) -> None:
+        """Let its processes go on: a call comes, or it is asked to leave."""
+        self.frozen = False
+        self.worker.thaw()
 
 
 @dataclass(slots=True, eq=False)
@@ -240,6 +247,8 @@ class Supervisor:
 
     def _stop(self, instance_id: int) -> None:
         if (slot := self.slots.get(instance_id)) and slot.channel is not None:
+            if slot.frozen:
+                slot.thaw()
             slot.channel.stop()
 
     def _kill(self, instance_id: int, error: StokerError) -> None:

@@ -155,6 +155,34 @@ def kill_descendants(root: int, *, spare: frozenset[int] = frozenset()) -> int:
     return len(killed)
 
 
+def stop_descendants(root: int) -> list[int]:
+    """SIGSTOP everything beneath ``root``, which is stopped itself; the pids, parents first. Never raises.
+
+    A fork that was under way may still complete, so passes are made until one meets nothing new.
+    """
+    stopped: list[int] = []
+    for _ in range(KILL_PASSES_MAX):
+        tree, found = {root}, len(stopped)
+        waiting = children(root)
+        while waiting and len(tree) < TREE_PROCESSES_MAX:
+            pid = waiting.pop()
+            if pid not in tree:
+                if pid not in stopped and _signal(pid, signal.SIGSTOP, tree):
+                    stopped.append(pid)
+                tree.add(pid)
+                waiting += children(pid)
+        if len(stopped) == found:
+            break
+    return stopped
+
+
+def continue_all(root: int, pids: list[int]) -> None:
+    """SIGCONT what `stop_descendants` of ``root`` has stopped, children before their parents. Never raises."""
+    tree = {root, *pids}
+    for pid in reversed(pids):
+        _signal(pid, signal.SIGCONT, tree)
+
+
 def _signal(pid: int, number: int, tree: set[int]) -> bool:
     """Signal ``pid`` if its parent is in ``tree`` and it is alive; whether that was so.
 

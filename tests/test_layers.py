@@ -93,6 +93,7 @@ FLOORS = {
     "daemon.registry": 4,
     "daemon.oci": 4,
     "daemon.janitor": 4,
+    "daemon.freezer": 4,
     "daemon.http": 5,
     "daemon.console": 5,
     "daemon.node": 6,

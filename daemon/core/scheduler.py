@@ -109,6 +109,11 @@ class Scheduler:
         node.enqueue(pool, call_id, now_s)
         return self._rest(now_s)
 
+    def idle_since_s(self, instance_id: int) -> float | None:
+        """Since when the instance waits for a call; None: it does not."""
+        instance = self._instances.get(instance_id)
+        return instance.since_s if instance is not None and instance.state is State.IDLE else None
+
     def set_timeout(self, instance_id: int, timeout_s: float) -> None:
         """Let the call that the instance holds run for this long instead of its function's timeout (detached calls)."""
         instance = self._instances.get(instance_id)

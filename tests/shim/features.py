@@ -94,7 +94,7 @@ FEATURES: dict[str, list[Feature]] = {
         _f(48, "Chunked requests", WORKS, "", "tests/http/test_frontdoor.py::test_six_megabytes_go_in_and_out"),
         _f(49, "Replies are buffered, not streamed", WORKS, "", LIVE),
         _f(50, "Hot containers", WORKS, "warm instances, forked from a template", SYSTEM + "test_a_warm_instance_is_used_again"),
-        _f(51, "Idle containers are frozen", DIFFERS, "an idle native instance costs 2 MB and no time; it is not frozen (FN_FREEZE_IDLE_MSECS has no effect)", IGNORED),
+        _f(51, "Idle containers are frozen", DIFFERS, "only where `limits.freeze_s` or FN_FREEZE_IDLE_MSECS says so, and programs only: an idle native instance costs 2 MB and no time", "tests/exec/test_freeze.py::test_an_idle_program_is_stopped_and_answers_its_next_call"),
         _f(52, "Idle timeout of a function", WORKS, "", "tests/core/test_calls.py::test_idle_instances_go_after_the_idle_timeout_of_their_function"),
         _f(53, "One container for each concurrent call", WORKS, "", SYSTEM + "test_concurrent_calls_run_in_instances_of_their_own"),
         _f(54, "Eviction when memory is short", WORKS, "", "tests/core/test_memory.py::test_then_idle_instances_of_others_go_oldest_first"),

@@ -24,6 +24,7 @@ SAMPLES = {
     "FN_RESPONSE_WRITE_TIMEOUT": ("5000000000", 5.0), "FN_HTTP_IDLE_TIMEOUT": ("2h", 7200.0),
     "FN_HOT_START_TIMEOUT_MSECS": ("2500", 2.5), "FN_MAX_RESPONSE_SIZE": ("3000", 3000),
     "FN_MAX_HDR_RESPONSE_SIZE": ("4000", 4000), "FN_MAX_TOTAL_MEMORY_BYTES": ("2147483648", 2048),
+    "FN_FREEZE_IDLE_MSECS": ("50", 0.05),
     "FN_MAX_OPEN_FILES": ("99", 99), "FN_MAX_PIDS": ("17", 17),
     "FN_ZIPKIN_URL": ("http://127.0.0.1:9411/api/v2/spans", "http://127.0.0.1:9411/api/v2/spans"),
 }  # fmt: skip
@@ -42,6 +43,13 @@ def test_every_honoured_setting_arrives() -> None:
         section, _, key = fn_settings.HONOURED[name].setting.partition(".")
         assert getattr(getattr(made, section), key) == expected, name
     assert made.tracing.functions == "all", "as Fn traces"
+
+
+@pytest.mark.parametrize(("text", "expected"), [("-1", 0.0), ("0", 0.001), ("1500", 1.5)])
+def test_freezing_is_off_below_zero_and_at_once_at_zero(text: str, expected: float) -> None:
+    environ, warnings = fn_settings.translate({"FN_FREEZE_IDLE_MSECS": text}, never)
+    assert warnings == []
+    assert load("", source="test", environ=environ).limits.freeze_s == expected
 
 
 def test_what_they_point_at_exists() -> None:

@@ -182,11 +182,29 @@ def test_the_official_fdk_of_python(stoker: Run, make: Make) -> None:
     failed = stoker("build", "o", "-o", "a.zip", code=1).stderr
     assert "stoker.dev/fdk: official, and requirements.txt does not name fdk" in failed
     make("p", yaml + "annotations: {stoker.dev/fdk: mine}\n", **{"func.py": source})
-    assert "stoker.dev/fdk must be official, not 'mine'" in stoker("build", "p", "-o", "a.zip", code=1).stderr
+    assert "stoker.dev/fdk must be official or stoker, not 'mine'" in stoker("build", "p", "-o", "a.zip", code=1).stderr
     directory = make("o", yaml + "annotations: {stoker.dev/fdk: official}\n", **{"func.py": source})
     (directory / "requirements.txt").write_text("fdk==0.1.128\n")
     stoker("deploy", "--app", "lang", "--create-app", "o")
     assert stoker("invoke", "lang", "o").stdout.strip() == "0.1.128"
+
+
+def test_start_exec_is_the_official_fdk_where_it_is_among_the_requirements(stoker: Run, make: Make) -> None:
+    yaml = "runtime: python\nentrypoint: /python/bin/fdk /function/func.py handler\n"
+    source = (
+        "import fdk\ndef handler(ctx, data=None):\n"
+        "    return 'official' if fdk.__file__.startswith('/python/') else 'stoker'\n"
+    )
+    cases = (
+        ("e", "stoker.dev/start: exec", "fdk==0.1.128\n", "official"),
+        ("b", "stoker.dev/start: boot", "fdk==0.1.128\n", "stoker"),
+        ("n", "stoker.dev/start: exec", "", "stoker"),
+        ("s", "stoker.dev/start: exec, stoker.dev/fdk: stoker", "fdk==0.1.128\n", "stoker"),
+    )
+    for name, asked, needs, which in cases:
+        make(name, yaml + f"annotations: {{{asked}}}\n", **{"func.py": source, "requirements.txt": needs})
+        stoker("deploy", "--app", "lang", "--create-app", name)
+        assert stoker("invoke", "lang", name).stdout.strip() == which, name
 
 
 @pytest.mark.parametrize(
