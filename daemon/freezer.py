@@ -48,5 +48,5 @@ def _freeze(supervisor: Supervisor, since_s: float, *, native: bool) -> None:
             continue
         idle_s = supervisor.scheduler.idle_since_s(slot.instance_id)
         if idle_s is not None and idle_s <= since_s:
-            slot.worker.freeze()
+            slot.worker.freeze(True)
             slot.frozen = True

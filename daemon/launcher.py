@@ -74,7 +74,6 @@ class Worker:
         """The daemon's end of the worker's stdout, non-blocking; the caller closes it. Likewise ``stderr_fd``."""
         self.stderr_fd = stderr_fd
         self.gauge = gauge
-        self._stopped: list[int] = []
         self.template_s = 0.0
         """How long its launch waited for a template; 0 without one. Likewise ``fork_s``, for the process."""
         self.fork_s = 0.0
@@ -93,22 +92,9 @@ class Worker:
         """
         self._place.confirm(self.pid)
 
-    def freeze(self) -> None:
-        """SIGSTOP the process and everything beneath it: it uses no processor time until `thaw`. It can be killed."""
-        try:
-            signal.pidfd_send_signal(self._child.pidfd, signal.SIGSTOP)
-        except ProcessLookupError:
-            return
-        self._stopped = linux.stop_descendants(self.pid)
-
-    def thaw(self) -> None:
-        """SIGCONT all that `freeze` stopped."""
-        stopped, self._stopped = self._stopped, []
-        linux.continue_all(self.pid, stopped)
-        try:
-            signal.pidfd_send_signal(self._child.pidfd, signal.SIGCONT)
-        except ProcessLookupError:
-            pass
+    def freeze(self, frozen: bool) -> None:
+        """Have the process and everything beneath it stop, to use nothing, or go on. Frozen, it can be killed too."""
+        self._child.freeze(frozen)
 
     def kill(self) -> None:
         """SIGKILL the process and everything beneath it, whatever that did to hide. Returns at once; idempotent.

@@ -75,6 +75,7 @@ class Child:
     asked_s: float = field(default_factory=time.monotonic)
     _watching: trio.Lock = field(default_factory=trio.Lock)
     _gone: bool = False
+    _stopped: list[int] = field(default_factory=list)
 
     async def exited(self) -> ExitStatus:
         """Wait until the process is gone, then, within `EXIT_REPORT_S`, for how it ended. For any number of tasks."""
@@ -93,6 +94,18 @@ class Child:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+
+    def freeze(self, frozen: bool) -> None:
+        """SIGSTOP it and all beneath it, or SIGCONT to what was stopped; nothing if it is gone."""
+        try:
+            if frozen:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGSTOP)
+                self._stopped = linux.stop_descendants(self.pid)
+            else:
+                linux.continue_all(self.pid, self._stopped)
+                signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
+        except ProcessLookupError:
+            pass
 
     def close(self) -> None:
         """Let go of the process. May be called again."""

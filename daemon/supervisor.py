@@ -79,7 +79,7 @@ class Slot:
     def thaw(self) -> None:
         """Let its processes go on: a call comes, or it is asked to leave."""
         self.frozen = False
-        self.worker.thaw()
+        self.worker.freeze(False)
 
 
 @dataclass(slots=True, eq=False)
