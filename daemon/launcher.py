@@ -74,6 +74,7 @@ class Worker:
         """The daemon's end of the worker's stdout, non-blocking; the caller closes it. Likewise ``stderr_fd``."""
         self.stderr_fd = stderr_fd
         self.gauge = gauge
+        self.freeze = child.freeze  # used by `daemon.freezer` and `Slot.thaw`
         self.template_s = 0.0
         """How long its launch waited for a template; 0 without one. Likewise ``fork_s``, for the process."""
         self.fork_s = 0.0
@@ -91,10 +92,6 @@ class Worker:
           InternalError: they do not. It must be killed.
         """
         self._place.confirm(self.pid)
-
-    def freeze(self, frozen: bool) -> None:
-        """Have the process and everything beneath it stop, to use nothing, or go on. Frozen, it can be killed too."""
-        self._child.freeze(frozen)
 
     def kill(self) -> None:
         """SIGKILL the process and everything beneath it, whatever that did to hide. Returns at once; idempotent.
