@@ -11,7 +11,7 @@ import click
 from cli import oci_profile
 from cli.commands.iam_policies import compartment, dynamic_group, explain, group, policy
 from cli.errors import CliError
-from cli.iam import IAM, call, items
+from cli.iam import IAM, call, show_list
 from cli.options import Settings, common
 from cli.output import pairs, structured, table
 
@@ -192,15 +192,16 @@ def user_ls(settings: Settings) -> None:
       stoker iam user ls
       stoker iam user ls --output json
     """
-    found = items(settings, f"{IAM}/users")
-    if not settings.for_people:
-        structured(found, settings.form)
-        return
-    rows = [
-        (u["name"], ", ".join(u["groups"]), len(u["keys"]), len(u["tokens"]), u["id"], u["description"]) for u in found
-    ]
-    empty = "No users. 'stoker iam user add NAME --admin' makes the first one."
-    table(["name", "groups", "keys", "tokens", "id", "description"], rows, empty=empty)
+    show_list(
+        settings,
+        f"{IAM}/users",
+        ["name", "groups", "keys", "tokens", "id", "description"],
+        lambda found: [
+            (u["name"], ", ".join(u["groups"]), len(u["keys"]), len(u["tokens"]), u["id"], u["description"])
+            for u in found
+        ],
+        empty="No users. 'stoker iam user add NAME --admin' makes the first one.",
+    )
 
 
 @user.command("rm")

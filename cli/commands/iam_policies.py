@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 import click
 
-from cli.iam import IAM, call, items
+from cli.iam import IAM, call, show_list
 from cli.options import Settings, common, complete_app
-from cli.output import clean, structured, table
+from cli.output import clean, structured
 
 
 def _done(settings: Settings, text: str, data: Any = None) -> None:
@@ -24,6 +24,11 @@ def _part(name: str) -> str:
 
 
 # -- groups
+
+
+def _members(settings: Settings, method: str, name: str, users: tuple[str, ...]) -> None:
+    for user in users:
+        call(settings, method, f"{IAM}/groups/{_part(name)}/members/{_part(user)}")
 
 
 @click.group()
@@ -53,8 +58,7 @@ def group_add(settings: Settings, name: str, users: tuple[str, ...], description
       stoker iam group add Callers bob eve
     """
     made = call(settings, "POST", f"{IAM}/groups", body={"name": name, "description": description})
-    for user in users:
-        call(settings, "PUT", f"{IAM}/groups/{_part(name)}/members/{_part(user)}")
+    _members(settings, "PUT", name, users)
     _done(settings, f"group {name} is {made['id']}", made)
 
 
@@ -70,8 +74,7 @@ def group_join(settings: Settings, name: str, users: tuple[str, ...]) -> None:
     Examples:
       stoker iam group join Callers ada
     """
-    for user in users:
-        call(settings, "PUT", f"{IAM}/groups/{_part(name)}/members/{_part(user)}")
+    _members(settings, "PUT", name, users)
     _done(settings, f"in {name} now: {', '.join(users)}")
 
 
@@ -87,8 +90,7 @@ def group_leave(settings: Settings, name: str, users: tuple[str, ...]) -> None:
     Examples:
       stoker iam group leave Callers eve
     """
-    for user in users:
-        call(settings, "DELETE", f"{IAM}/groups/{_part(name)}/members/{_part(user)}")
+    _members(settings, "DELETE", name, users)
     _done(settings, f"no longer in {name}: {', '.join(users)}")
 
 
@@ -102,12 +104,13 @@ def group_ls(settings: Settings) -> None:
     Examples:
       stoker iam group ls
     """
-    found = items(settings, f"{IAM}/groups")
-    if not settings.for_people:
-        structured(found, settings.form)
-        return
-    rows = [(g["name"], ", ".join(g["members"]), g["id"], g["description"]) for g in found]
-    table(["name", "members", "id", "description"], rows, empty="No groups.")
+    show_list(
+        settings,
+        f"{IAM}/groups",
+        ["name", "members", "id", "description"],
+        lambda found: [(g["name"], ", ".join(g["members"]), g["id"], g["description"]) for g in found],
+        empty="No groups.",
+    )
 
 
 @group.command("rm")
@@ -165,12 +168,13 @@ def dynamic_group_ls(settings: Settings) -> None:
     Examples:
       stoker iam dynamic-group ls
     """
-    found = items(settings, f"{IAM}/dynamic-groups")
-    if not settings.for_people:
-        structured(found, settings.form)
-        return
-    rows = [(g["name"], g["rule"], g["description"]) for g in found]
-    table(["name", "rule", "description"], rows, empty="No dynamic groups.")
+    show_list(
+        settings,
+        f"{IAM}/dynamic-groups",
+        ["name", "rule", "description"],
+        lambda found: [(g["name"], g["rule"], g["description"]) for g in found],
+        empty="No dynamic groups.",
+    )
 
 
 @dynamic_group.command("rm")
@@ -250,13 +254,12 @@ def policy_ls(settings: Settings) -> None:
       stoker iam policy ls
       stoker iam policy ls --output yaml
     """
-    found = items(settings, f"{IAM}/policies")
-    if not settings.for_people:
-        structured(found, settings.form)
-        return
-    rows = [(p["name"], p["compartment"], statement) for p in found for statement in p["statements"]]
-    table(
-        ["name", "compartment", "statement"], rows, empty="No policies: only the local administrator may do anything."
+    show_list(
+        settings,
+        f"{IAM}/policies",
+        ["name", "compartment", "statement"],
+        lambda found: [(p["name"], p["compartment"], statement) for p in found for statement in p["statements"]],
+        empty="No policies: only the local administrator may do anything.",
     )
 
 
@@ -319,11 +322,12 @@ def compartment_ls(settings: Settings) -> None:
     Examples:
       stoker iam compartment ls
     """
-    found = items(settings, f"{IAM}/compartments")
-    if not settings.for_people:
-        structured(found, settings.form)
-        return
-    table(["path", "id", "description"], [(c["path"], c["id"], c["description"]) for c in found])
+    show_list(
+        settings,
+        f"{IAM}/compartments",
+        ["path", "id", "description"],
+        lambda found: [(c["path"], c["id"], c["description"]) for c in found],
+    )
 
 
 @compartment.command("rm")
@@ -420,11 +424,14 @@ def audit(settings: Settings, principal: str | None, limit: int) -> None:
       stoker audit --output json
     """
     query = [("limit", str(limit))] + ([("principal", principal)] if principal else [])
-    found = items(settings, "/stoker/v1/audit", query)
-    if not settings.for_people:
-        structured(found, settings.form)
-        return
-    rows = [
-        (e["at"], e["name"], e["outcome"], e["action"].split()[0], e["target"], e["source"], e["detail"]) for e in found
-    ]
-    table(["at", "who", "status", "method", "target", "from", "detail"], rows, empty="Nothing was changed yet.")
+    show_list(
+        settings,
+        "/stoker/v1/audit",
+        ["at", "who", "status", "method", "target", "from", "detail"],
+        lambda found: [
+            (e["at"], e["name"], e["outcome"], e["action"].split()[0], e["target"], e["source"], e["detail"])
+            for e in found
+        ],
+        empty="Nothing was changed yet.",
+        query=query,
+    )

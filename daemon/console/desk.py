@@ -16,13 +16,10 @@ from daemon.catalog import Catalog
 from daemon.console import history
 from daemon.console.history import History, Hour
 from daemon.console.sessions import Sessions
-from daemon.core.views import NodeView, PoolView
 from daemon.doctor import Diagnosis
 from daemon.errors import Conflict
 from daemon.http.messages import Route as CallRoute
-from daemon.http.ops import Connections, InstanceInfo
-from daemon.logs import LogBook
-from daemon.metrics import Metrics
+from daemon.http.ops import Facts
 from daemon.model import Function
 from daemon.recorder import Found, Question
 from daemon.registry import Registry
@@ -39,29 +36,13 @@ LOG_WAIT_S = 2.0
 """Longest wait for them: a slow disk must not keep the page away."""
 
 
-class Node(Protocol):
+class Node(Facts, Protocol):
     """What the pages need of `daemon.node.Node`."""
 
-    @property
-    def draining(self) -> bool: ...
-    @property
-    def uptime_s(self) -> float: ...
-    @property
-    def catalog(self) -> Catalog: ...
     @property
     def registry(self) -> Registry: ...
     @property
     def database(self) -> Database: ...
-    @property
-    def log_book(self) -> LogBook: ...
-    @property
-    def metrics(self) -> Metrics: ...
-
-    def instances(self) -> list[InstanceInfo]: ...
-    def pool(self, function_id: str) -> PoolView | None: ...
-    def view(self) -> NodeView: ...
-    def connections(self) -> Connections: ...
-    def restart(self, function_id: str) -> int: ...
 
 
 class Calls(Protocol):

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from daemon import ocid
 from daemon import permissions as perm
 from daemon.catalog import Catalog
+from daemon.console.sessions import COOKIE
 from daemon.errors import BadRequest, NotAuthenticated, NotFound
 from daemon.http.messages import Peer, Request
 from daemon.http.views import Access, ApiReply, ApiRequest, Route
@@ -29,7 +30,6 @@ __all__ = ["PUBLIC", "CallGate", "Gate", "is_public"]
 PUBLIC = "stoker.dev/public"
 """Annotation of a function or trigger: ``true`` lets everybody call it, unsigned."""
 CONSOLE_PATHS = "/console/"
-SESSION_COOKIE = "stoker_session"
 DECISIONS_MAX = 4096
 """Decisions about calls that are remembered until anything changes."""
 
@@ -142,7 +142,7 @@ class Gate:
                 return None
         for part in request.headers.get("cookie", "").split(";"):
             name, _, value = part.strip().partition("=")
-            if name == SESSION_COOKIE and (principal := self.sessions.principal(value)) is not None:
+            if name == COOKIE and (principal := self.sessions.principal(value)) is not None:
                 # As he is now: he may have been taken out of a group, or be gone.
                 return self._identity.known.users.get(principal.id) if principal.kind == "user" else principal
         return None

@@ -71,8 +71,8 @@ class Connections:
     clients_left: int = 0
 
 
-class Node(bundle_api.Store, Protocol):
-    """What these endpoints need of the daemon."""
+class Facts(Protocol):
+    """What everybody who shows or steers the daemon needs of it."""
 
     @property
     def draining(self) -> bool: ...
@@ -84,8 +84,6 @@ class Node(bundle_api.Store, Protocol):
     def log_book(self) -> LogBook: ...
     @property
     def metrics(self) -> Metrics: ...
-    @property
-    def interpreters(self) -> Interpreters: ...
 
     def instances(self) -> list[InstanceInfo]:
         """All that are not gone."""
@@ -93,17 +91,27 @@ class Node(bundle_api.Store, Protocol):
     def pool(self, function_id: str) -> PoolView | None:
         """One function's instances, queue and PCU; None if it has none."""
 
-    def pools(self) -> dict[str, PoolView]:
-        """All functions that have any of that, by their id: what costs as little for all as for one is asked once."""
-
     def view(self) -> NodeView:
         """Memory, instances, templates."""
 
-    def start_mode(self, function: Function) -> StartMode:
-        """How its instances are started, and why."""
-
     def connections(self) -> Connections:
         """The front door's numbers."""
+
+    def restart(self, function_id: str) -> int:
+        """End the function's idle and starting instances; the floor is filled anew. How many went."""
+
+
+class Node(Facts, bundle_api.Store, Protocol):
+    """What these endpoints need of the daemon."""
+
+    @property
+    def interpreters(self) -> Interpreters: ...
+
+    def pools(self) -> dict[str, PoolView]:
+        """All functions that have any of that, by their id: what costs as little for all as for one is asked once."""
+
+    def start_mode(self, function: Function) -> StartMode:
+        """How its instances are started, and why."""
 
     async def samples(self) -> list[Sample]:
         """Numbers of other parts of the daemon, for Prometheus: name, labels, value."""
@@ -113,9 +121,6 @@ class Node(bundle_api.Store, Protocol):
 
     def network(self, app: App) -> dict[str, Any]:
         """What the app's functions may reach, and what they get here."""
-
-    def restart(self, function_id: str) -> int:
-        """End the function's idle and starting instances; the floor is filled anew. How many went."""
 
 
 # -- health, metrics ---------------------------------------------------------------------------------------------------
