@@ -79,6 +79,18 @@ class Block:
         run(self._nft, f"add table inet {self.table}\ndelete table inet {self.table}\n{rules}")
         self._guard, self._prepared = ours, True
 
+    def try_rules(self) -> None:
+        """Set all that `prepare` ever may, in the present network namespace: one that is thrown away.
+
+        Raises:
+          NetworkError: the kernel lacks what a rule needs.
+        """
+        everything = host_rules(
+            self.table, devices=self.devices, network=self.network, relay=self.gateway, guard=True, users="1-2",
+            ports=(1,),
+        )  # fmt: skip
+        run(self._nft, everything)
+
     def _switch_on(self) -> None:
         """Let packets pass from and to the devices that there are, where nothing was routed before.
 

@@ -305,7 +305,8 @@ class Sandbox:
     switch_off: tuple[str, ...] = ()
     """Mechanisms not to use, by the names that ``stoker doctor`` prints; for tests of the sandbox, needs --insecure."""
     uid_first: int = 1_900_000_000
-    """First of the 65,536 user and group ids of the host that functions run as, when the daemon is root."""
+    """First of the 65,536 user and group ids of the host that functions run as, when the daemon is root. Daemons beside
+    each other share the range: none gives its functions an id that another one is using."""
     readable: tuple[str, ...] = ()
     """Further directories of the host that every function can read, at their own paths."""
 

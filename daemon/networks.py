@@ -119,7 +119,7 @@ class Networks:
                         raise NetworkError("needs Landlock's rules for TCP (Linux 6.7)")
                 elif method != "none":
                     self._check_filter()
-                    relays.check(method, self._program(method))
+                    relays.check(method, self._program(method), DEVICE, *self._filter_inside([]))
             except (NetworkError, OSError) as exc:
                 reasons.append(f"{method}: {exc}")
             else:
@@ -148,6 +148,7 @@ class Networks:
             host.add_veth(device, DEVICE, fd)
         try:
             self._filter([])
+            self._block.try_rules()
         finally:
             host.remove(device)
 
@@ -348,10 +349,14 @@ class Networks:
             os.close(namespace)
         return Wire(slot=slot)
 
+    def _filter_inside(self, found: list[Any]) -> tuple[list[str], str]:
+        """A command that sets the filter of the namespace that it runs in, and what it reads."""
+        if self._tools.nft:
+            return [self._tools.nft, "-f", "-"], nft_rules(found)
+        return [self._tools.iptables_restore], iptables_rules(found)
+
     async def _wire_relay(self, pid: int, found: list[Any]) -> Wire:
-        text = nft_rules(found) if self._tools.nft else iptables_rules(found)
-        program = [self._tools.nft, "-f", "-"] if self._tools.nft else [self._tools.iptables_restore]
-        await relays.run_inside(pid, program, text)
+        await relays.run_inside(pid, *self._filter_inside(found))
         relay = await relays.start(self.method, self._program(self.method), pid, DEVICE)
         return Wire(relay=relay)
 

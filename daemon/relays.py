@@ -9,12 +9,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import trio
 
 from daemon.blocks import NetworkError
-from runtime import linux
+from runtime import linux, namespaces
 
 ADDRESS, GATEWAY = "10.0.2.100", "10.0.2.2"
 NAME_SERVER = {"pasta": "10.0.2.3", "slirp4netns": "10.0.2.3"}
@@ -24,8 +25,8 @@ PROGRAMS = ("passt", "pasta", "slirp4netns")
 """How their processes may be called."""
 _RUNNING: set[int] = set()
 """Processes that relays of this daemon own."""
-END_S = 1.0
-"""How long a program may take to leave when it is told to; then it is killed."""
+PROBE_S = 3.0
+"""How long the program may take to connect the namespace that it is tried with."""
 
 _ENTER = """
 import ctypes, os, signal, sys
@@ -48,6 +49,13 @@ must(libc.capset(header, sets))
 must(libc.prctl(47, 2, 12, 0, 0))  # PR_CAP_AMBIENT_RAISE, CAP_NET_ADMIN
 os.execve(sys.argv[2], sys.argv[2:], {})
 """
+_PLACE = """
+import ctypes, os, sys
+if ctypes.CDLL(None).unshare(0x10000000 | 0x40000000) == 0:
+    os.write(1, b"x")
+    os.read(0, 1)
+"""
+"""In new user and network namespaces, until its standard input ends."""
 _DIE = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
@@ -91,11 +99,13 @@ def _end_orphans() -> None:
             pass
 
 
-def check(method: str, program: str) -> None:
-    """Is there all that the program needs?
+def check(method: str, program: str, device: str, filter_command: list[str], rules: str) -> None:
+    """Does the program work here? Tried with a namespace that is thrown away. Blocks, for a tenth of a second.
+
+    ``filter_command``: what sets the ``rules`` that it reads.
 
     Raises:
-      NetworkError: no.
+      NetworkError: no; with the words of what failed.
     """
     tun = "/dev/net/tun"
     if not os.access(tun, os.R_OK | os.W_OK):
@@ -104,6 +114,37 @@ def check(method: str, program: str) -> None:
         raise NetworkError(f"{program} cannot be run")
     if method == "pasta" and os.geteuid() == 0:
         raise NetworkError("pasta gives up root's rights before it can enter a function's namespaces; use veth")
+    with subprocess.Popen(
+        [_interpreter(), "-I", "-S", "-c", _PLACE], env={}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as place:  # fmt: skip
+        try:
+            _try_in(place, method, program, device, filter_command, rules)
+        except OSError as exc:
+            raise NetworkError(f"a user namespace cannot be prepared: {exc}") from exc
+        finally:
+            place.kill()
+
+
+def _try_in(
+    place: subprocess.Popen[bytes], method: str, program: str, device: str, filter_command: list[str], rules: str
+) -> None:
+    assert place.stdout is not None
+    if not place.stdout.read(1):
+        raise NetworkError("user and network namespaces cannot be made by this user")
+    namespaces.map_ids(place.pid, -1)
+    done = subprocess.run(_inside(place.pid, filter_command), input=rules.encode(), capture_output=True, env={})
+    if done.returncode:
+        raise NetworkError(_words(filter_command[0], done.stderr))
+    relay = _relay(method, program, place.pid, device)
+    try:
+        until_s = time.monotonic() + PROBE_S
+        while not _is_ready(method, relay, place.pid):
+            if time.monotonic() > until_s:
+                raise NetworkError(f"{method} did not connect a namespace within {PROBE_S:g} s")
+            time.sleep(READY_POLL_S)
+    finally:
+        relay.close()
 
 
 async def run_inside(pid: int, command: list[str], text: str) -> None:
@@ -113,11 +154,18 @@ async def run_inside(pid: int, command: list[str], text: str) -> None:
       NetworkError: it fails; with its words.
     """
     done = await trio.run_process(
-        [_interpreter(), "-I", "-S", "-c", _ENTER, str(pid), *command],
-        stdin=text.encode(), capture_stdout=True, capture_stderr=True, check=False, env={},
-    )  # fmt: skip
+        _inside(pid, command), stdin=text.encode(), capture_stdout=True, capture_stderr=True, check=False, env={}
+    )
     if done.returncode:
-        raise NetworkError(f"{os.path.basename(command[0])}: {done.stderr.decode(errors='replace').strip()[:500]}")
+        raise NetworkError(_words(command[0], done.stderr))
+
+
+def _inside(pid: int, command: list[str]) -> list[str]:
+    return [_interpreter(), "-I", "-S", "-c", _ENTER, str(pid), *command]
+
+
+def _words(program: str, stderr: bytes) -> str:
+    return f"{os.path.basename(program)}: {stderr.decode(errors='replace').strip()[:500]}"
 
 
 async def start(method: str, program: str, pid: int, device: str) -> Relay:
@@ -126,19 +174,30 @@ async def start(method: str, program: str, pid: int, device: str) -> Relay:
     Raises:
       NetworkError: the program ended; with its words.
     """
-    relay = _pasta(program, pid, device) if method == "pasta" else _slirp4netns(program, pid, device)
-    process = relay._process
+    relay = _relay(method, program, pid, device)
     try:
-        while not (_has_route(pid) and (method != "pasta" or _is_confined(process.pid))):
-            if process.poll() is not None:
-                assert process.stderr is not None
-                words = process.stderr.read(4096).decode(errors="replace").strip()
-                raise NetworkError(f"{method} ended with code {process.returncode}: {words[-500:]}")
+        while True:
+            if _is_ready(method, relay, pid):
+                return relay
             await trio.sleep(READY_POLL_S)
     except BaseException:
         relay.close()
         raise
-    return relay
+
+
+def _relay(method: str, program: str, pid: int, device: str) -> Relay:
+    return _pasta(program, pid, device) if method == "pasta" else _slirp4netns(program, pid, device)
+
+
+def _is_ready(method: str, relay: Relay, pid: int) -> bool:
+    process = relay._process
+    if _has_route(pid) and (method != "pasta" or _is_confined(process.pid)):
+        return True
+    if process.poll() is not None:
+        assert process.stderr is not None
+        words = process.stderr.read(4096).decode(errors="replace").strip()
+        raise NetworkError(f"{method} ended with code {process.returncode}: {words[-500:]}")
+    return False
 
 
 def _has_route(pid: int) -> bool:

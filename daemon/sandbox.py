@@ -16,6 +16,7 @@ from daemon.config import Limits
 from daemon.config import Sandbox as Settings
 from daemon.core.limit_settings import network_of
 from daemon.doctor import Diagnosis, diagnose
+from daemon.host_ids import HostIds
 from daemon.model import App, LaunchPlan
 from daemon.networks import Grant, NetworkError, Networks
 from runtime import boot, seccomp
@@ -29,7 +30,7 @@ TMP_FRACTION = 4
 TMP_INODES_PER_MIB = 8
 """Files in /tmp per MiB of a function's memory. OCI's table has 1024 for 128 MB."""
 UIDS = 2**16
-"""Host users for functions, from sandbox.uid_first on; after as many functions the first is used again."""
+"""Host users for functions, from sandbox.uid_first on, of all daemons of a machine together."""
 
 FUNCTION, PACKAGES, RESOURCES, PYCACHE, TMP = "/function", "/python", "/resources", "/.pycache", "/tmp"
 """What a function's directories are called inside."""
@@ -67,6 +68,7 @@ class Sandbox:
         self.networks: Networks | None = None
         """What functions reach; None: whatever the machine does."""
         self._uids: dict[str, int] = {}
+        self._ids = HostIds(settings.uid_first, UIDS)
         self._packages = boot.directories()
         self.namespaces = self._kinds()
         """CLONE_NEW* of a function version; 0: level C or worse."""
@@ -119,7 +121,7 @@ class Sandbox:
         if not (self.has_root and self.diagnosis.has("own-uid")):  # another user could not reach the bundle
             return -1
         if function_id not in self._uids:
-            self._uids[function_id] = self._settings.uid_first + len(self._uids) % UIDS
+            self._uids[function_id] = self._ids.claim()
         return self._uids[function_id]
 
     def walls(

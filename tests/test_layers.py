@@ -51,6 +51,7 @@ FLOORS = {
     "daemon.nameservers": 3,
     "daemon.relays": 3,
     "daemon.blocks": 3,
+    "daemon.host_ids": 3,
     "daemon.netlink": 3,
     "daemon.config_network": 2,
     "daemon.bundles": 3,
