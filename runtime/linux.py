@@ -12,6 +12,7 @@ import signal
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _PR_SET_NO_NEW_PRIVS = 38
@@ -54,6 +55,11 @@ def is_subreaper() -> bool:
 def set_no_new_privs() -> None:
     """Give up, for ever and for all children, what setuid files and file capabilities would add."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def hide_memory() -> None:
+    """Nobody of the same user may look into this process or trace it, until it executes a program."""
+    _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def set_name(name: str) -> None:

@@ -42,6 +42,8 @@ def main(job: Job, own_pids: bool) -> NoReturn:
     try:
         _prepare(job, sock)
         confine.seal(job, job.tmp)
+        if own_pids:
+            linux.hide_memory()  # our init's; the program's is its own again when it is executed
         child = os.fork() if own_pids else 0
         if child == 0:
             if own_pids:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.hostile.site import CONFIGURATIONS, Neighbour, Site, listeners, run_site
+from tests.hostile.site import CONFIGURATIONS, PROGRAMS, Neighbour, Site, listeners, run_site
 
 
 @dataclass
@@ -30,7 +30,7 @@ def places() -> Iterator[Callable[[str], Place]]:
 
         def place(name: str) -> Place:
             if name not in open_places:
-                site = stack.enter_context(run_site(CONFIGURATIONS[name]))
+                site = stack.enter_context(run_site((CONFIGURATIONS | PROGRAMS)[name]))
                 neighbour = Neighbour(site)
                 neighbour.start()
                 stack.callback(neighbour.join)

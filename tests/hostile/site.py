@@ -26,6 +26,7 @@ from tests.system.daemon import PATIENCE_S, ROOT, Daemon, Reply, _first_line, ev
 
 HANDLERS = Path(__file__).parent / "handlers"
 ENTER = Path(__file__).parent / "enter.py"
+FDK = sorted((ROOT / "fdk").rglob("*.py"))
 USER = 29_417
 """Uid and gid of the ordinary user: a number that nobody on the machine has, so that limits by user count only us."""
 NEIGHBOUR_PAUSE_S = 0.05
@@ -48,6 +49,8 @@ class Configuration:
     env: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     """More of the daemon's command line."""
+    programs: bool = False
+    """Whether the functions are programs of their own, called over their sockets, and not workers."""
 
     def why_not(self) -> str:
         """Why the machine cannot give this one, or empty."""
@@ -69,6 +72,12 @@ CONFIGURATIONS = {
     "no-userns": Configuration("no-userns", {"uid": USER, "no_userns": True}, namespaces=False, groups=False),
     "cgroup2": Configuration("cgroup2", {"cgroup2": True}),
 }
+
+
+PROGRAMS = {"program": Configuration("program", programs=True)}
+"""As ``root``; the handlers are served by an FDK in a process of its own (`daemon.http_channel`)."""
+SERVES = {"runtime": "python", "command": ["python3", "-m", "fdk", "/function/func.py", "handler"],
+          "environment": {"PYTHONPATH": "/function:/python"}}  # fmt: skip
 
 
 def probe(call: str, *, user: int | None = None) -> bool:
@@ -184,6 +193,9 @@ class Site(Daemon):
     def send(self, name: str, *, config: Mapping[str, str] | None = None, **settings: Any) -> str:
         """Deploy a function of `HANDLERS`; its id."""
         extra = {"function/kit.py": (HANDLERS / "kit.py").read_text()}
+        if self.configuration.programs:
+            extra |= {f"python/fdk/{path.relative_to(ROOT / 'fdk')}": path.read_text() for path in FDK}
+            extra["function/.stoker.json"] = json.dumps(SERVES)
         return self.deploy(
             name.replace("_", "-"), (HANDLERS / f"{name}.py").read_text(), app="hostile", extra=extra,
             **{"memory": MEMORY_MIB, "timeout": 10, "config": dict(config or {}), **settings},

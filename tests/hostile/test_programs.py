@@ -1,0 +1,54 @@
+"""The attacks that make sense for a foreign process, by programs of their own: the same walls, another way in.
+
+What a program may do on its connection is in tests/exec/test_contract.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.hostile import attacks
+from tests.hostile.conftest import Place
+from tests.hostile.site import PROGRAMS
+from tests.hostile.visit import Visit
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(120)]
+
+OF_WORKERS = {
+    "forge_later": "the worker's pipes",
+    "forge_response": "the worker's pipes",
+    "huge_response": "the worker's pipes",
+    "inherited_fds": "the worker's pipes; see test_what_a_program_sees",
+    "hook_the_runtime": "the worker's runtime in its own process",
+    "import_games": "the template's import",
+    "mem_at_import": "the template's import",
+    "poison_template": "the template",
+    "shared_memory_template": "the template",
+    "threads_at_import": "the template",
+}
+"""Attacks on what a program does not have."""
+OWN_INIT = {
+    "kill_others": {"kill", "tgkill", "tkill", "pidfd-kill"},
+    "prlimit_others": {"read-limits", "affinity", "priority", "scheduler"},
+    "proc_of_others": {"saw-others"},
+}
+"""What a program may do to process 1, which is the init of its own instance and holds nothing: a signal of its has no
+effect there, and what it is slowed down by that slows the program alone."""
+
+
+@pytest.mark.parametrize("attack", sorted(set(attacks.ATTACKS) - OF_WORKERS.keys()))
+def test_attack_of_a_program(attack: str, places: Callable[[str], Place]) -> None:
+    if why := PROGRAMS["program"].why_not():
+        pytest.skip(why)
+    place = places("program")
+    violations = attacks.run(Visit(place.site, place.neighbour, place.host, attack))
+    names = OWN_INIT.get(attack, set())
+    assert [v for v in violations if v.partition(":")[0] not in names] == []
+    if attack == "proc_of_others":
+        assert all(v == "saw-others: 1 processes: [1]" for v in violations), violations
+
+
+def test_the_lists_name_attacks() -> None:
+    assert OF_WORKERS.keys() | OWN_INIT.keys() <= set(attacks.ATTACKS)
