@@ -15,6 +15,7 @@ from daemon.errors import BadRequest, PayloadTooLarge
 from daemon.http.oci_fields import Fields, parse
 from daemon.oci.sources import ARCHIVE, FUNCTION_UPDATE, IMAGE, MANUAL, PREBUILT, Source
 from daemon.registry import AppChange, FunctionChange
+from daemon.registry.rules import PCU_STRATEGY
 
 MEMORY_SIZES_MIB = (128, 256, 512, 1024, 2048, 3072)
 TIMEOUT_S_MAX = 300
@@ -131,12 +132,14 @@ def function_change(fields: Fields, config_bytes_max: int, **more: Any) -> Funct
     )
     if (trace := fields.object("traceConfig")) is not None:
         annotations |= _trace(trace)
+    if (pcu_count := _pcu(fields)) == 0:
+        annotations[PCU_STRATEGY] = "NONE"  # said in so many words, it is shown again (Terraform compares)
     return FunctionChange(
         memory_mib=memory_mib or 0,
         timeout_s=timeout_s or 0,
         config=fields.config("config", config_bytes_max),
         annotations=annotations,
-        pcu_count=_pcu(fields),
+        pcu_count=pcu_count,
         freeform_tags=fields.freeform_tags(),
         defined_tags=fields.defined_tags(),
         replaces_config=True,

@@ -17,6 +17,7 @@ from daemon.model import App, Function
 from daemon.oci.prebuilt import Listing
 from daemon.oci.runtimes import Runtime
 from daemon.oci.sources import ARCHIVE, FUNCTION_UPDATE, IMAGE, PREBUILT, kind_of
+from daemon.registry.rules import PCU_STRATEGY
 from daemon.store.work_records import Entry, WorkRequest
 
 CLASSIC = "20181201"
@@ -86,7 +87,7 @@ def function_summary(made: Function, version: str, *, state: str, compartment_id
         "memoryInMBs": live.memory_mib,
         "timeoutInSeconds": live.timeout_s,
         "detachedModeTimeoutInSeconds": detached_settings.parse(annotations).timeout_s,
-        "provisionedConcurrencyConfig": {"strategy": "CONSTANT", "count": pcu} if pcu else None,
+        "provisionedConcurrencyConfig": {"strategy": "CONSTANT", "count": pcu} if pcu else _no_pcu(made),
         "successDestination": _destination(annotations.get(detached_settings.ON_SUCCESS)),
         "failureDestination": _destination(annotations.get(detached_settings.ON_FAILURE)),
         "traceConfig": {"isEnabled": _trace(made)["isEnabled"]},
@@ -96,6 +97,11 @@ def function_summary(made: Function, version: str, *, state: str, compartment_id
         "timeCreated": rfc3339(made.created_at),
         "timeUpdated": rfc3339(made.updated_at),
     }
+
+
+def _no_pcu(made: Function) -> Form | None:
+    """Null where nothing was ever said, as OCI has it; what was said is shown."""
+    return {"strategy": "NONE"} if made.annotations.get(PCU_STRATEGY) == "NONE" else None
 
 
 def _trace(thing: App | Function) -> Form:
@@ -115,8 +121,9 @@ def _source(made: Function, version: str) -> Form:
     live, source, kind = made.live, made.live.source, kind_of(made.live)
     prebuilt: Form = {"sourceType": PREBUILT, "pbfListingId": source.get("pbfListingId")}
     if version == CLASSIC:
-        details = prebuilt if kind == PREBUILT else None
-        return {"image": live.image, "imageDigest": live.digest or None, "sourceDetails": details}
+        if kind != IMAGE:  # what has no image shows none: Terraform would send it back as a change of the source
+            return {"image": None, "imageDigest": None, "sourceDetails": prebuilt if kind == PREBUILT else None}
+        return {"image": live.image, "imageDigest": live.digest or None, "sourceDetails": None}
     if kind == PREBUILT:
         return {"sourceDetails": prebuilt}
     if kind == IMAGE:

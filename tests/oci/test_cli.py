@@ -53,7 +53,7 @@ def test_provisioned_concurrency_as_documented(cli: Cli, node: Daemon) -> None:
     assert (error["status"], error["code"]) == (400, "InvalidParameter")
     assert "positive multiple of 40, not 50; nearest allowed: 40 or 80" in error["message"]
     cli.run(*update, '{"strategy":"NONE"}')
-    assert ready(cli, made["id"])["provisioned-concurrency-config"] is None
+    assert ready(cli, made["id"])["provisioned-concurrency-config"] == {"strategy": "NONE"}
     answer = cli.run("fn", "function", "invoke", "--function-id", made["id"], "--file", "-", "--body", "Bob")
     assert answer == {"hello": "Bob"}
     cli.run("fn", "function", "delete", "--function-id", made["id"], "--force")

@@ -168,7 +168,7 @@ _RUNTIME_STATES = one_of("ACTIVE", "INACTIVE")
 def schemas(version: str) -> dict[str, Schema]:
     """The named schemas of a version."""
     if version == CLASSIC:
-        shown = {"image": TEXT, "imageDigest": maybe(TEXT), "sourceDetails": maybe(_PREBUILT)}
+        shown = {"image": maybe(TEXT), "imageDigest": maybe(TEXT), "sourceDetails": maybe(_PREBUILT)}
         named = {"image?": text(longest=1024), "imageDigest?": text(longest=TEXT_CHARS_MAX)}
         create = {
             **named,
@@ -183,7 +183,7 @@ def schemas(version: str) -> dict[str, Schema]:
         "id": _OCID, "displayName": TEXT, "applicationId": _OCID, "compartmentId": TEXT,
         "lifecycleState": one_of(*APP_STATES), **shown, "shape": one_of(*SHAPES), "memoryInMBs": whole(1, 8192),
         "timeoutInSeconds": whole(1, TIMEOUT_S_MAX), "detachedModeTimeoutInSeconds": maybe(whole(5, 3600)),
-        "provisionedConcurrencyConfig": maybe(_CONSTANT), "successDestination": _destinations(TEXT),
+        "provisionedConcurrencyConfig": maybe(_PCU), "successDestination": _destinations(TEXT),
         "failureDestination": _destinations(TEXT), "traceConfig": given({"isEnabled": FLAG}), "invokeEndpoint": TEXT,
         **_TAGS, **_TIMES,
     }  # fmt: skip
