@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -10,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import daemon.http
 from daemon import VERSION
+from daemon.http.openapi import build
+from daemon.http.views import Route
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -49,3 +54,28 @@ def test_every_file_the_docs_name_exists() -> None:
             )
         )
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def tables() -> list[Route]:
+    """Every row of every table of the package but the console's, which is for browsers."""
+    found: list[Route] = []
+    for module in pkgutil.iter_modules(daemon.http.__path__):
+        found += getattr(importlib.import_module(f"daemon.http.{module.name}"), "ROUTES", [])
+    return found
+
+
+def test_every_route_is_in_an_openapi_description() -> None:
+    def shape(method: str, path: str) -> tuple[str, str]:
+        return method.upper(), re.sub(r"{[^}]*}", "{}", path)
+
+    said = {
+        shape(method, path) for name in build.NAMES for path, there in build.document(name)["paths"].items()
+        for method in there
+    }  # fmt: skip
+    there = {shape(route.method, build.openapi_path(route.path)) for route in tables()}
+    assert len(there) > 100
+    calls = {
+        ("POST", "/invoke/{}"),
+        *(("POST", f"/{v}/functions/{{}}/actions/invoke") for v in ("20181201", "20260325")),
+    }
+    assert said == there | calls

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from daemon.http.openapi import build
-from tests.openapi.world import CHECKS, World, described, furnish, new_public_key
+from tests.openapi.world import CHECKS, STREAMS, World, described, furnish, new_public_key
 from tests.system.daemon import bundle, eventually, run_daemon
 
 
@@ -31,7 +31,7 @@ class Talk:
         self.world = world
         found = [result.ok() for result in described(name).get_all_operations()]
         self.operations = {(op.method.upper(), op.path): op for op in found}
-        self.left = {key for key in self.operations if not key[1].endswith("/logs/stream")}
+        self.left = {key for key in self.operations if not key[1].endswith(STREAMS)}
 
     def say(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
         """One request; ``path`` as in the description, its placeholders filled with what is there or with ``query``."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -12,36 +10,9 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-import daemon.http
 from daemon.http.openapi import build
-from daemon.http.views import Route
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
-
-
-def tables() -> list[Route]:
-    """Every row of every table of the package but the console's, which is for browsers."""
-    found: list[Route] = []
-    for module in pkgutil.iter_modules(daemon.http.__path__):
-        found += getattr(importlib.import_module(f"daemon.http.{module.name}"), "ROUTES", [])
-    return found
-
-
-def test_every_route_is_in_a_description() -> None:
-    def shape(method: str, path: str) -> tuple[str, str]:
-        return method.upper(), re.sub(r"{[^}]*}", "{}", path)
-
-    said = {
-        shape(method, path) for name in build.NAMES for path, there in build.document(name)["paths"].items()
-        for method in there
-    }  # fmt: skip
-    there = {shape(route.method, build.openapi_path(route.path)) for route in tables()}
-    assert len(there) > 100
-    calls = {
-        ("POST", "/invoke/{}"),
-        *(("POST", f"/{v}/functions/{{}}/actions/invoke") for v in ("20181201", "20260325")),
-    }
-    assert said == there | calls
 
 
 @pytest.mark.parametrize("name", build.NAMES)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
 from daemon.http.openapi import build
-from tests.openapi.world import World, described, furnish
+from tests.openapi.world import STREAMS, World, described, furnish
 from tests.system.daemon import run_daemon
 
 EXAMPLES = 15
@@ -27,7 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def operations() -> list[Any]:
     """Those that destroy come last."""
     found = [result.ok() for name in build.NAMES for result in described(name).get_all_operations()]
-    found = [op for op in found if not op.path.endswith("/logs/stream")]  # they never end: test_conversation has them
+    found = [op for op in found if not op.path.endswith(STREAMS)]  # they do not end: test_conversation has them
     return sorted(found, key=lambda op: (op.method == "delete", op.path.endswith("/purge")))
 
 

@@ -25,6 +25,8 @@ FAILS = """
 def handler(ctx, data=None):
     raise ValueError("always")
 """
+STREAMS = ("/logs/stream", "/debug")
+"""Ends of paths whose answers do not end by themselves."""
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     openapi_checks.status_code_conformance,

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from daemon import VERSION
 from daemon.http import (
     calls_api,
+    debug_api,
     detached_api,
     doctor_api,
     fn_api,
@@ -90,6 +91,7 @@ _NATIVE: Sequence[tuple[str, Sequence[Route]]] = (
     ("Logs", logs_api.ROUTES),
     ("Series", series_api.ROUTES),
     ("Detached calls", detached_api.ROUTES),
+    ("Debugging", debug_api.ROUTES),
     ("Identity", iam_api.ROUTES),
 )
 _OWN = {("GET", "/stoker/v1/openapi/{name}"): Op(gives=given({"openapi": TEXT}, open_=True))}
@@ -130,7 +132,7 @@ def document(name: str) -> Schema:
         paths = _Paths(oci=False)
         for tag, rows in _NATIVE:
             for route in rows:
-                paths.add_route(route, described_ops.pop(_key(route)), tag)
+                paths.add_route(route, _taken_out(described_ops, _key(route)), tag)
         _all_used(described_ops)
         for (method, path), (id_, says, op) in _CALLS.items():
             paths.add(method, path, op, id_=id_, says=says, tag="Calls", permission="use fn-invocation")
@@ -142,7 +144,7 @@ def document(name: str) -> Schema:
         paths = _Paths(oci=True)
         for route in oci_api.ROUTES:
             if route.path.startswith(f"/{version}/"):
-                op = described_ops.pop((route.method, openapi_path(route.path).removeprefix(f"/{version}")))
+                op = _taken_out(described_ops, (route.method, openapi_path(route.path).removeprefix(f"/{version}")))
                 paths.add_route(route, op, "Functions")
         _all_used(described_ops)
         paths.add(
@@ -186,6 +188,12 @@ def openapi_path(path: str) -> str:
 
 def _key(route: Route) -> tuple[str, str]:
     return route.method, openapi_path(route.path)
+
+
+def _taken_out(ops: dict[tuple[str, str], Op], key: tuple[str, str]) -> Op:
+    if key not in ops:
+        raise KeyError(f"{key[0]} {key[1]} is not described: add it to a module of daemon/http/openapi")
+    return ops.pop(key)
 
 
 def _all_used(left: Mapping[tuple[str, str], Op]) -> None:

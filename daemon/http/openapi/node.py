@@ -258,6 +258,11 @@ OPERATIONS: dict[tuple[str, str], Op] = {
         parameters=(_SINCE, Parameter("goal", {"type": "number", "exclusiveMinimum": 0, "maximum": 1})),
         refuses=(409,),
     ),
+    # debugging
+    ("POST", f"{_FN}/debug"): Op(
+        gives=TEXT, answers_as=_NDJSON, refuses=(409, 429, 502, 503),
+        parameters=(Parameter("port", whole(0, 65535), "where editors attach; 0: any"),),
+    ),
     # detached calls
     ("GET", "/stoker/v1/detached"): Op(
         gives=given(
