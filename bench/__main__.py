@@ -16,6 +16,7 @@ from pathlib import Path
 from bench import (
     measure_bounds,
     measure_cold,
+    measure_dev,
     measure_exec,
     measure_memory,
     measure_records,
@@ -115,6 +116,8 @@ def measure(plan: Plan, scratch: Path) -> tuple[list[Figure], str]:
         figures += _cold(daemon, hello, cold, plan, scratch)
         figures += _memory(daemon, hello, heavy, scratch)
         figures += _bounds(daemon, cold.python_ms, plan, scratch)
+        _say("stoker dev: saves")
+        figures.append(measure_dev.figure(measure_dev.saves_ms(daemon, scratch, 2 * plan.slow)))
         daemon.call(hello)
         return figures, stoker.sandbox_of(daemon, hello)
 

@@ -104,8 +104,6 @@ def figures(
                note="until the caller has its 504"),
         Figure("overrun-grandchildren", "deadline overrun, grandchildren that ignore signals", "ms",
                Sample.of(grandchildren), note="until the caller has its 504 and no grandchild is left"),
-        Figure("save", "`stoker dev`: save a file until the next call runs it", "ms", None,
-               note="not measured: there is no `stoker dev` yet; the next row is what it would stand on"),
         Figure("redeploy", "changed source: push + update + first call, over the API", "ms", saved,
                BARE, python, saved.median / python.median),
         Figure("deploy", "`stoker deploy`, changed source, unchanged dependencies", "s", again,
