@@ -136,7 +136,7 @@ def test_what_a_program_sees(shared_daemon: Daemon) -> None:
     assert environment["FN_LISTENER"] == "unix:/tmp/iofs/lsnr.sock"
     assert seen["uid"] == 1000
     assert seen["wrong"] == dict.fromkeys(("/x", "/function/x", "/etc/x"), "Read-only file system")
-    assert seen["pids"] == [1, seen["me"]], "its init and itself"
+    assert seen["pids"] == [seen["me"]], "itself; its init is hidden from it"
     assert seen["locks"] == ["0000000000000000", "2", "1"]
     assert (seen["shadow"], seen["tmp"]) == ("No such file or directory", "done")
     assert len(seen["fds"]) <= 6, "the three usual ones, its socket, the call's connection, the listing"
