@@ -65,6 +65,8 @@ class Question:
     """Only the slowest: above the `SLOW_PERCENT`th percentile of those that fit the rest."""
     since: float = 0.0
     until: float = float("inf")
+    visible: frozenset[str] | None = None
+    """Only calls of these functions; None: of all."""
     before_id: str = ""
     """Only calls older than this one: the next page."""
 
@@ -73,6 +75,7 @@ class Question:
         return (
             self.since <= record.at <= self.until
             and (not self.function_id or record.function_id == self.function_id)
+            and (self.visible is None or record.function_id in self.visible)
             and (not self.app_id or record.app_id == self.app_id)
             and (not self.failed or bool(record.error))
             and (not self.error or record.error == self.error)

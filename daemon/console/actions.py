@@ -10,8 +10,9 @@ from typing import Any
 from daemon import permissions as perm
 from daemon.console import forms, function_page
 from daemon.console.desk import Desk
-from daemon.console.render import page, see_other
+from daemon.console.render import see_other
 from daemon.console.sessions import COOKIE
+from daemon.console.view import may, readable, view
 from daemon.errors import BadRequest, NotFound, StokerError
 from daemon.http.messages import Request
 from daemon.http.views import ApiReply, ApiRequest, Route
@@ -156,21 +157,37 @@ async def show_app(
     fields: dict[str, str] | None = None,
 ) -> ApiReply:  # fmt: skip
     """The page of an app."""
-    token, headers = forms.token_of(request)
     app = desk.node.registry.app(app_id)
     typed = fields or {}
-    return page(
-        "app.html", status=error.status if error else 200, here="Functions", token=token, headers=headers, error=error,
-        done=done(request), app=app, config=typed.get("config", forms.text_of(app.config)), images=await desk.images(),
-        functions=sorted(desk.catalog.functions_of(app.id), key=lambda f: f.name),
+    allowed = may(
+        request, app.id, change=perm.APP_UPDATE.of_app(), delete=perm.APP_DELETE.of_app(),
+        create=perm.FUNCTION_CREATE.of_app(),
+    )  # fmt: skip
+    functions = [f for f in desk.catalog.functions_of(app.id) if readable(request, f.id)]
+    return view(
+        request, "app.html", here="Functions", error=error, may=allowed,
+        done=done(request), app=app, config=typed.get("config", forms.text_of(app.config)),
+        images=await desk.images() if request.access.may(perm.REPO_LIST) else [],
+        functions=sorted(functions, key=lambda f: f.name), empty=not desk.catalog.functions_of(app.id),
         fields={key: typed.get(key, "") for key in ("name", "image", "memory", "timeout")},
     )  # fmt: skip
+
+
+def compartments(desk: Desk, request: ApiRequest) -> list[tuple[str, str]]:
+    """Id and name of those that one may create an app in, the root first."""
+    known = desk.catalog.compartments.values()
+    allowed = [c for c in known if request.access.may(perm.APP_CREATE.in_compartment(), c.id)]
+    allowed.sort(key=lambda c: (bool(c.parent_id), c.name))
+    return [(c.id, c.name) for c in allowed]
 
 
 async def create_app(desk: Desk, request: ApiRequest) -> ApiReply:
     """POST /console/apps"""
     fields = forms.parse(request)
-    app = await desk.node.registry.create_app(AppChange(name=fields.get("name", "").strip()))
+    compartment = fields.get("compartment", "")
+    request.access.require(perm.APP_CREATE.in_compartment(), compartment)
+    change = AppChange(name=fields.get("name", "").strip(), compartment_id=compartment)
+    app = await desk.node.registry.create_app(change)
     return _back(f"apps/{app.id}", "app")
 
 
@@ -221,6 +238,7 @@ async def create_function(desk: Desk, request: ApiRequest) -> ApiReply:
 async def redrive(desk: Desk, request: ApiRequest) -> ApiReply:
     """POST /console/deadletters/{call_id}/redrive"""
     forms.parse(request)
+    await _letter(desk, request)
     await desk.letters.redrive([request.params["call_id"]])
     return _back("deadletters", "redriven")
 
@@ -228,8 +246,16 @@ async def redrive(desk: Desk, request: ApiRequest) -> ApiReply:
 async def purge(desk: Desk, request: ApiRequest) -> ApiReply:
     """POST /console/deadletters/{call_id}/delete"""
     forms.parse(request)
+    await _letter(desk, request)
     await desk.purge(request.params["call_id"])
     return _back("deadletters", "purged")
+
+
+async def _letter(desk: Desk, request: ApiRequest) -> None:
+    """Make sure that there is such a dead letter and that one may change its function."""
+    letter = await desk.dead_letter(request.params["call_id"])
+    if not request.principal.may_everything:
+        request.access.require(perm.FUNCTION_UPDATE.of_function(), letter.function_id)
 
 
 async def logout(desk: Desk, request: ApiRequest) -> ApiReply:
@@ -250,11 +276,11 @@ ROUTES = [
     Route("POST", f"{_FUNCTION}/restart", restart, perm.FUNCTION_UPDATE.of_function("id")),
     Route("POST", f"{_FUNCTION}/delete", delete, perm.FUNCTION_DELETE.of_function("id")),
     Route("POST", f"{_FUNCTION}/invoke", invoke, perm.INVOKE.of_function("id")),
-    Route("POST", "/console/apps", create_app, perm.APP_CREATE.in_compartment()),
+    Route("POST", "/console/apps", create_app, perm.APP_CREATE.somewhere()),
     Route("POST", "/console/apps/{app_id}/config", app_config, perm.APP_UPDATE.of_app("app_id")),
     Route("POST", "/console/apps/{app_id}/delete", delete_app, perm.APP_DELETE.of_app("app_id")),
     Route("POST", "/console/apps/{app_id}/functions", create_function, perm.FUNCTION_CREATE.of_app("app_id")),
-    Route("POST", "/console/deadletters/{call_id}/redrive", redrive, perm.NODE_MANAGE),
-    Route("POST", "/console/deadletters/{call_id}/delete", purge, perm.NODE_MANAGE),
+    Route("POST", "/console/deadletters/{call_id}/redrive", redrive, perm.FUNCTION_UPDATE.somewhere()),
+    Route("POST", "/console/deadletters/{call_id}/delete", purge, perm.FUNCTION_UPDATE.somewhere()),
     Route("POST", "/console/logout", logout, perm.EVERYBODY),
 ]

@@ -156,6 +156,14 @@ class Desk:
         rows = await self.node.database.read(detached_records.dead_letters)
         return rows[::-1]
 
+    async def dead_letter(self, call_id: str) -> detached_records.Letter:
+        """One of them.
+
+        Raises:
+          NotFound: there is none of this id.
+        """
+        return await self.node.database.read(lambda conn: detached_records.dead_letter(conn, call_id))
+
     async def purge(self, call_id: str) -> int:
         """Remove a dead letter."""
         return await self.node.database.write(lambda conn: detached_records.purge(conn, [call_id]))

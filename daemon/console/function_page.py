@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from daemon import permissions as perm
 from daemon.console import charts, forms
 from daemon.console.desk import Desk
 from daemon.console.history import History, Hour
-from daemon.console.render import page
+from daemon.console.view import may, view
 from daemon.core.pcu import PcuStatus, pcu_step
 from daemon.errors import StokerError
 from daemon.http.views import ApiReply, ApiRequest
@@ -30,7 +31,6 @@ async def show(
     fields: dict[str, str] | None = None, sent: dict[str, str] | None = None, answer: dict[str, Any] | None = None,
 ) -> ApiReply:  # fmt: skip
     """The page. After a form was refused it holds what was typed, and says why."""
-    token, headers = forms.token_of(request)
     f = desk.node.registry.function(request.params["id"])
     app = desk.node.registry.app(f.app_id)
     pool = desk.node.pool(f.id)
@@ -39,8 +39,13 @@ async def show(
     found = await desk.recent(Question(function_id=f.id, since=now - 604_800.0), limit=RECENT_CALLS)
     history = await desk.history(f.id, now - SPANS[span][1], now)
     hour = (await desk.hours()).get(f.id)
-    return page(
-        "function.html", status=error.status if error else 200, here="Functions", token=token, headers=headers,
+    allowed = may(
+        request, f.id, change=perm.FUNCTION_UPDATE.of_function(), delete=perm.FUNCTION_DELETE.of_function(),
+        invoke=perm.INVOKE.of_function(),
+    )  # fmt: skip
+    return view(
+        request, "function.html", here="Functions", may=allowed,
+        may_app=request.access.may(perm.APP_READ.of_app(), app.id),
         done=done, error=error, f=f, app=app, state=desk.state_of(f),
         why=pool.start_error if pool else "",
         instances=_instances(pool.instances if pool else {}),

@@ -7,12 +7,14 @@ from typing import Any
 
 from daemon import permissions as perm
 from daemon.calls import CallRecord, advice, phases
-from daemon.console import actions, charts, forms, function_page
+from daemon.console import actions, charts, function_page
 from daemon.console.desk import Desk
 from daemon.console.render import duration, page, see_other, size, static, when
 from daemon.console.sessions import COOKIE, SESSION_S
+from daemon.console.view import PAGES, may, readable, view
 from daemon.cures import CURES
 from daemon.errors import NotAuthenticated, NotFound, StokerError
+from daemon.http import calls_api
 from daemon.http.views import ApiReply, ApiRequest, Route
 from daemon.recorder import Question, time_of
 
@@ -22,26 +24,27 @@ SINCES = [("", "ever"), ("900", "15 minutes"), ("3600", "an hour"), ("86400", "a
 
 
 async def overview(desk: Desk, request: ApiRequest) -> ApiReply:
-    """GET /console/: all functions by app."""
-    token, headers = forms.token_of(request)
+    """GET /console/: the functions that one may see, by app."""
     hours = await desk.hours()
-    apps = [
-        {
-            "id": app.id,
-            "name": app.name,
-            "functions": [_summary(desk, function, hours) for function in desk.catalog.functions_of(app.id)],
-        }
-        for app in sorted(desk.catalog.apps.values(), key=lambda app: app.name)
-    ]
-    view = desk.node.view()
-    alive = sum(view.instances.values())
-    return page(
-        "overview.html", here="Functions", token=token, headers=headers, apps=apps, done=actions.done(request),
-        error=None, functions=list(desk.catalog.functions),
-        node={
+    apps = []
+    for app in sorted(desk.catalog.apps.values(), key=lambda app: app.name):
+        known = desk.catalog.functions_of(app.id)
+        shown = [function for function in known if readable(request, function.id)]
+        allowed = may(request, app.id, read=perm.APP_READ.of_app(), create=perm.FUNCTION_CREATE.of_app())
+        if shown or allowed["read"]:
+            functions = [_summary(desk, function, hours) for function in shown]
+            apps.append({"id": app.id, "name": app.name, "functions": functions, "may": allowed})
+    node = None
+    if request.access.may(perm.NODE_READ):
+        numbers = desk.node.view()
+        alive = sum(numbers.instances.values())
+        node = {
             "instances": f"{alive} instance{'' if alive == 1 else 's'}",
-            "reserved": view.used_mib, "limit": view.memory_mib,
-        },
+            "reserved": numbers.used_mib, "limit": numbers.memory_mib,
+        }  # fmt: skip
+    return view(
+        request, "overview.html", here="Functions", apps=apps, done=actions.done(request), node=node,
+        functions=sum(len(app["functions"]) for app in apps), compartments=actions.compartments(desk, request),
     )  # fmt: skip
 
 
@@ -77,13 +80,13 @@ async def function(desk: Desk, request: ApiRequest) -> ApiReply:
 
 async def calls(desk: Desk, request: ApiRequest) -> ApiReply:
     """GET /console/calls?function=&show=&since=&before=: calls that have ended, newest first."""
-    token, headers = forms.token_of(request)
     now = desk.now()
     show = request.first("show") if request.first("show") in dict(SHOWS) else ""
     since = request.first("since") if request.first("since") in dict(SINCES) else ""
     function_id, before = request.first("function"), request.first("before")
     question = Question(
-        function_id=function_id, failed=show == "failed", slow=show == "slow", cold=show == "cold",
+        function_id=function_id, visible=calls_api.visible(desk.catalog, request),
+        failed=show == "failed", slow=show == "slow", cold=show == "cold",
         since=now - int(since) if since else 0.0, before_id=before,
         until=time_of(before) + 1.0 if before and time_of(before) else float("inf"),
     )  # fmt: skip
@@ -94,9 +97,10 @@ async def calls(desk: Desk, request: ApiRequest) -> ApiReply:
     functions = [
         {"id": f.id, "name": f.name, "app": desk.name_of(f.id).partition("/")[0]}
         for f in sorted(desk.catalog.functions.values(), key=lambda f: desk.name_of(f.id))
+        if readable(request, f.id)
     ]
-    return page(
-        "calls.html", here="Calls", token=token, headers=headers, error=None, done="", calls=found.records, now=now,
+    return view(
+        request, "calls.html", here="Calls", calls=found.records, now=now,
         older=older, functions=functions, shows=SHOWS, sinces=SINCES,
         chosen={"function": function_id, "show": show, "since": since},
     )  # fmt: skip
@@ -106,13 +110,13 @@ async def call(desk: Desk, request: ApiRequest) -> ApiReply:
     """GET /console/calls/{call_id}: one call with its timeline."""
     call_id = request.params["call_id"]
     record = await desk.calls.get(call_id, at=time_of(call_id))
-    if record is None:
+    if record is None or not (request.principal.may_everything or readable(request, record.function_id)):
         raise NotFound(f"no record of a call {call_id[:64]}")
     known = desk.catalog.function(record.function_id)
     parts = [(name, length) for name, _, length in phases(record)]
     live = known.live if known else None
-    return page(
-        "call.html", here="Calls", error=None, done="", call=record, known=known is not None, phases=parts,
+    return view(
+        request, "call.html", here="Calls", call=record, known=known is not None, phases=parts,
         bar=charts.timeline(parts, show=duration), facts=_facts(desk, record),
         advice=" ".join(
             advice(record, timeout_s=live.timeout_s if live else 0.0, memory_mib=live.memory_mib if live else 0)
@@ -141,13 +145,13 @@ def _facts(desk: Desk, record: CallRecord) -> list[tuple[str, str]]:
 
 async def instances(desk: Desk, request: ApiRequest) -> ApiReply:
     """GET /console/instances"""
-    found = sorted(desk.node.instances(), key=lambda i: (i.app, i.function, i.id))
-    return page("instances.html", here="Instances", error=None, done="", instances=found)
+    found = [i for i in desk.node.instances() if readable(request, i.function_id)]
+    found.sort(key=lambda i: (i.app, i.function, i.id))
+    return view(request, "instances.html", here="Instances", instances=found)
 
 
 async def dead_letters(desk: Desk, request: ApiRequest) -> ApiReply:
     """GET /console/deadletters"""
-    token, headers = forms.token_of(request)
     letters = [
         {
             "id": letter.id,
@@ -157,18 +161,19 @@ async def dead_letters(desk: Desk, request: ApiRequest) -> ApiReply:
             "known": desk.catalog.function(letter.function_id) is not None,
             "why": actions.why(letter.error),
             "attempts": letter.attempts,
+            "may": may(request, letter.function_id, change=perm.FUNCTION_UPDATE.of_function()),
         }
         for letter in await desk.dead_letters()
+        if request.principal.may_everything or readable(request, letter.function_id)
     ]
-    return page(
-        "deadletters.html", here="Dead letters", error=None, done=actions.done(request), token=token, headers=headers,
-        letters=letters, now=desk.now(),
+    return view(
+        request, "deadletters.html", here="Dead letters", done=actions.done(request), letters=letters, now=desk.now(),
     )  # fmt: skip
 
 
 async def node(desk: Desk, request: ApiRequest) -> ApiReply:
     """GET /console/node: memory, numbers, isolation."""
-    view = desk.node.view()
+    numbers = desk.node.view()
     budget = []
     for found in desk.catalog.functions.values():
         if (pool := desk.node.pool(found.id)) and (pool.held_mib or pool.pcu.requested):
@@ -183,16 +188,16 @@ async def node(desk: Desk, request: ApiRequest) -> ApiReply:
             )
     connections = desk.node.connections()
     facts = [
-        ("Instances", ", ".join(f"{count} {state}" for state, count in view.instances.items() if count) or "none"),
-        ("Templates", str(view.templates)),
-        ("Calls that wait", str(view.waiting)),
+        ("Instances", ", ".join(f"{count} {state}" for state, count in numbers.instances.items() if count) or "none"),
+        ("Templates", str(numbers.templates)),
+        ("Calls that wait", str(numbers.waiting)),
         ("Connections", f"{connections.open} open, {connections.accepted} since the start"),
         ("Requests refused", str(connections.refused)),
         ("Log bytes dropped", size(desk.node.log_book.dropped_bytes)),
     ]
-    return page(
-        "node.html", here="Node", error=None, done="", draining=desk.node.draining, uptime_s=desk.node.uptime_s,
-        view=view, budget=sorted(budget, key=lambda row: str(row["name"])), facts=facts, doctor=_doctor(desk),
+    return view(
+        request, "node.html", here="Node", draining=desk.node.draining, uptime_s=desk.node.uptime_s,
+        view=numbers, budget=sorted(budget, key=lambda row: str(row["name"])), facts=facts, doctor=_doctor(desk),
     )  # fmt: skip
 
 
@@ -247,26 +252,26 @@ def error_page(error: StokerError) -> ApiReply:
     """An error as a page: who sees it is a person."""
     if isinstance(error, NotAuthenticated):
         return page(
-            "message.html", status=error.status, here="", error=None, done="", heading="Sign in",
+            "message.html", status=error.status, here="", error=None, done="", nav=PAGES, person="", heading="Sign in",
             text="Run 'stoker console' on this machine: it prints a link that signs you in.", detail="",
         )  # fmt: skip
     return page(
-        "message.html", status=error.status, here="", error=None, done="",
+        "message.html", status=error.status, here="", error=None, done="", nav=PAGES, person="",
         heading=error.message[:1].upper() + error.message[1:], text=CURES.get(error.code, ""), detail=error.detail,
     )  # fmt: skip
 
 
 _GET = [
     Route("GET", "/console", to_overview, perm.EVERYBODY),
-    Route("GET", "/console/", overview, perm.FUNCTION_LIST),
+    Route("GET", "/console/", overview, perm.AUTHENTICATED),
     Route("GET", "/console/login", login, perm.EVERYBODY),
     Route("GET", "/console/static/{name}", asset, perm.EVERYBODY),
     Route("GET", "/console/apps/{app_id}", app_page, perm.APP_READ.of_app("app_id")),
     Route("GET", "/console/functions/{id}", function, perm.FUNCTION_READ.of_function("id")),
-    Route("GET", "/console/calls", calls, perm.NODE_READ),
-    Route("GET", "/console/calls/{call_id}", call, perm.NODE_READ),
-    Route("GET", "/console/instances", instances, perm.NODE_READ),
-    Route("GET", "/console/deadletters", dead_letters, perm.NODE_READ),
+    Route("GET", "/console/calls", calls, perm.FUNCTION_READ.somewhere()),
+    Route("GET", "/console/calls/{call_id}", call, perm.FUNCTION_READ.somewhere()),
+    Route("GET", "/console/instances", instances, perm.FUNCTION_READ.somewhere()),
+    Route("GET", "/console/deadletters", dead_letters, perm.FUNCTION_READ.somewhere()),
     Route("GET", "/console/node", node, perm.NODE_READ),
     Route("POST", "/stoker/v1/console/links", make_link, perm.AUTHENTICATED),
 ]

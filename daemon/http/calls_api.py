@@ -102,6 +102,13 @@ def readable(request: ApiRequest, function_id: str) -> bool:
     return bool(request.access.may(perm.FUNCTION_READ.of_function(), function_id))
 
 
+def visible(catalog: Catalog, request: ApiRequest) -> frozenset[str] | None:
+    """The functions whose calls the caller may see; None: all, those of deleted ones as well."""
+    if request.principal.may_everything:
+        return None
+    return frozenset(name for name in catalog.functions if readable(request, name))
+
+
 def place(catalog: Catalog, request: ApiRequest) -> tuple[str, str]:
     """App id and function id of the parameters ``app`` and ``function``, names or ids; empty where not given.
 
@@ -151,6 +158,7 @@ async def _listed(service: CallsService, request: ApiRequest, app_id: str, funct
     question = Question(
         app_id=app_id if not function_id else "",
         function_id=function_id,
+        visible=None if function_id else visible(service.catalog, request),
         failed=flag(request, "failed"),
         error=request.first("error"),
         kind=one_of(request, "kind", KINDS),
@@ -163,11 +171,7 @@ async def _listed(service: CallsService, request: ApiRequest, app_id: str, funct
         before_id=cursor,
     )
     found = await service.recorder.find(question, limit=limit)
-    items = [
-        _with_app(service, record, summary_form(record))
-        for record in found.records
-        if function_id or readable(request, record.function_id)
-    ]
+    items = [_with_app(service, record, summary_form(record)) for record in found.records]
     body: dict[str, Any] = {"items": items}
     if found.more and found.records:
         body["next_cursor"] = found.records[-1].id
