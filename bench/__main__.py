@@ -16,6 +16,7 @@ from pathlib import Path
 from bench import (
     measure_bounds,
     measure_cold,
+    measure_console,
     measure_dev,
     measure_exec,
     measure_memory,
@@ -111,6 +112,8 @@ def measure(plan: Plan, scratch: Path) -> tuple[list[Figure], str]:
         _say("records: with and without; log search")
         figures.append(measure_records.records(rounds=plan.rounds, seconds=plan.seconds, scratch=scratch))
         figures += measure_records.log_search(rounds=plan.slow, scratch=scratch)
+        _say("console: a function with many calls")
+        figures.append(measure_console.page(rounds=plan.slow, scratch=scratch))
         _say("programs: the official FDK under Stoker and alone")
         figures += measure_exec.measure(daemon, rounds=plan.rounds, seconds=plan.seconds, scratch=scratch)
         figures += _cold(daemon, hello, cold, plan, scratch)

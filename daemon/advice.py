@@ -33,6 +33,16 @@ class Advisor:
         self._pcu = pcu
         self._memory_of = memory_of
 
+    async def calls(self, function: Function, *, since: float) -> int:
+        """About how many calls `advise` would look at: the blocks of records at hand are counted, not read.
+
+        Raises:
+          Conflict, InternalError: calls are not recorded, or cannot be read.
+        """
+        return await self._recorder.file.read(
+            lambda conn: record_file.calls_of(conn, function_id=function.id, since=since)
+        )
+
     async def advise(self, function: Function, *, since: float, goal: float) -> dict[str, Any]:
         """What floors would have done since a time (Unix).
 

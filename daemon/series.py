@@ -161,19 +161,33 @@ class Series:
     async def buckets(
         self, function_id: str, *, since: float, until: float, count: int = 100
     ) -> list[tuple[float, Point]]:
-        """A span cut into ``count`` equal parts, or somewhat fewer where the points are too coarse: begin and sums."""
-        step_s = max((step for step in STEPS_S if step * count <= until - since), default=STEPS_S[0])
+        """A span cut into at most ``count`` equal parts, half as many at least where the points allow it: begin and
+        sums. Reads the coarsest points that do."""
+        step_s = max((step for step in STEPS_S if step * count // 2 <= until - since), default=STEPS_S[0])
         if step_s == STEPS_S[0] and until - since > self._settings.series_seconds_s:
             step_s = STEPS_S[1]  # older seconds are gone
-        points = await self.points(function_id, step_s=step_s, since=since, until=until)
-        width = max(1, -(-len(points) // count))
-        found = []
-        for i in range(0, len(points), width):
-            merged = Point()
-            for _, point in points[i : i + width]:
-                merged.merge(point)
-            found.append((float(points[i][0]), merged))
-        return found
+        await self._recorder.flush()
+        await self.flush()
+        last = int(until) - int(until) % step_s
+        first = max(int(since) - int(since) % step_s, last - (POINTS_MAX - 1) * step_s)
+        width_s = max(1, -(-((last - first) // step_s + 1) // count)) * step_s
+        return await self._recorder.file.read(
+            lambda conn: _summed(
+                series_records.packed_between(
+                    conn, step_s=step_s, function_id=function_id, since=first - max(CARRY_S, step_s), until=last
+                ),
+                first=first, last=last, step_s=step_s, width_s=width_s,
+            )
+        )  # fmt: skip
+
+    async def minutes(self, function_id: str, *, since: float, until: float) -> dict[int, Point]:
+        """The minutes of one function in a span, by begin; not every minute."""
+        await self._recorder.flush()
+        await self.flush()
+        first = int(since) - int(since) % 60
+        return await self._recorder.file.read(
+            lambda conn: series_records.between(conn, step_s=60, function_id=function_id, since=first, until=int(until))
+        )
 
     async def overview(self, *, since: float, until: float) -> dict[str, dict[int, Point]]:
         """The minutes of every function in a span, by function id (empty: the node) and begin; not every minute."""
@@ -187,6 +201,26 @@ class Series:
 
 def _add(deltas: Mapping[series_records.Key, Point], conn: Any) -> None:
     series_records.add(conn, deltas)
+
+
+def _summed(
+    rows: Sequence[tuple[int, list[Any]]], *, first: int, last: int, step_s: int, width_s: int
+) -> list[tuple[float, Point]]:
+    """Sums of stored points by parts of ``width_s``; as in `Series.points`, a number that is not stored is carried."""
+    stored = dict(rows)
+    sums = [(float(at), Point()) for at in range(first, last + 1, width_s)]
+    carried: dict[str, list[float]] = {}
+    carried_at = 0
+    for at in sorted(stored.keys() | set(range(first, last + 1, step_s))):
+        values = stored.get(at)
+        point = sums[(at - first) // width_s][1] if at >= first else None
+        if values is not None and point is not None:
+            point.absorb(values)
+        if values is not None and values[-1]:
+            carried, carried_at = values[-1], at
+        elif at - carried_at <= CARRY_S and point is not None:
+            point.hold(carried)
+    return sums
 
 
 def step_for(span_s: float) -> int:

@@ -30,6 +30,8 @@ from daemon.store.database import Database
 HOUR_S, WEEK_S = 3600.0, 604_800.0
 STEPS = 100
 """Steps of a chart."""
+ADVISED_AT_ONCE_MAX = 5_000
+"""Most calls of a week that the function's page works advice out from; that of more comes after the page."""
 LOG_LINES = 200
 """Lines of log on a page."""
 LOG_WAIT_S = 2.0
@@ -127,6 +129,15 @@ class Desk:
             return {}
         return {function_id: history.hour(minutes, until) for function_id, minutes in found.items() if function_id}
 
+    async def hour(self, function_id: str) -> Hour | None:
+        """The last hour of one function; None: it was not called in it, or calls are not recorded."""
+        until = self.now()
+        try:
+            found = await self.series.minutes(function_id, since=until - HOUR_S, until=until)
+        except Conflict:
+            return None
+        return history.hour(found, until) if found else None
+
     async def history(self, function_id: str, since: float, until: float) -> History | None:
         """A function's series in about a hundred steps; None: calls are not recorded."""
         try:
@@ -134,6 +145,13 @@ class Desk:
         except Conflict:
             return None
         return history.of(points)
+
+    async def is_advised_at_once(self, function: Function) -> bool:
+        """Whether there are so few calls that advice about them need not keep a page waiting."""
+        try:
+            return await self.advisor.calls(function, since=self.now() - WEEK_S) <= ADVISED_AT_ONCE_MAX
+        except Conflict:
+            return True
 
     async def advise(self, function: Function) -> dict[str, Any] | None:
         """What provisioned concurrency would have brought in the last week (`daemon.advice`); None: not recorded."""

@@ -38,7 +38,8 @@ async def show(
     span = request.first("span") if request.first("span") in SPANS else "1h"
     found = await desk.recent(Question(function_id=f.id, since=now - 604_800.0), limit=RECENT_CALLS)
     history = await desk.history(f.id, now - SPANS[span][1], now)
-    hour = (await desk.hours()).get(f.id)
+    hour = await desk.hour(f.id)
+    at_once = await desk.is_advised_at_once(f)
     allowed = may(
         request, f.id, change=perm.FUNCTION_UPDATE.of_function(), delete=perm.FUNCTION_DELETE.of_function(),
         invoke=perm.INVOKE.of_function(),
@@ -55,12 +56,20 @@ async def show(
         spans=[(key, label) for key, (label, _) in sorted(SPANS.items(), key=lambda item: item[1][1])],
         span=span,
         charts=history_charts(history) if history is not None else [],
-        advice=await _advice(desk, f),
+        advice=await _advice(desk, f) if at_once else None, advice_later=not at_once,
         sent=sent or {"body": "", "headers": "Content-Type: application/json", "kind": "sync"},
         answer=answer, logs=await desk.logs(f.id), live_url=desk.live_logs_url(f.id),
         calls=found.records, now=now, fields=fields or fields_of(f),
         versions=await desk.node.registry.versions(f.id),
     )  # fmt: skip
+
+
+async def advice_page(desk: Desk, request: ApiRequest) -> ApiReply:
+    """GET /console/functions/{id}/advice: how many instances to keep warm; on a page of its own, because many calls
+    take a moment. The function's page puts it where it belongs."""
+    f = desk.node.registry.function(request.params["id"])
+    app = desk.node.registry.app(f.app_id)
+    return view(request, "advice.html", here="Functions", f=f, app=app, advice=await _advice(desk, f))
 
 
 _NO_HOUR = Hour(calls=0, errors=0, cold=0, per_minute=[], p50_s=None, p99_s=None)

@@ -268,6 +268,7 @@ _GET = [
     Route("GET", "/console/static/{name}", asset, perm.EVERYBODY),
     Route("GET", "/console/apps/{app_id}", app_page, perm.APP_READ.of_app("app_id")),
     Route("GET", "/console/functions/{id}", function, perm.FUNCTION_READ.of_function("id")),
+    Route("GET", "/console/functions/{id}/advice", function_page.advice_page, perm.FUNCTION_READ.of_function("id")),
     Route("GET", "/console/calls", calls, perm.FUNCTION_READ.somewhere()),
     Route("GET", "/console/calls/{call_id}", call, perm.FUNCTION_READ.somewhere()),
     Route("GET", "/console/instances", instances, perm.FUNCTION_READ.somewhere()),

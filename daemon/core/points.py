@@ -122,6 +122,39 @@ class Point:
             else:
                 self.gauges[name] = [known[0] + count, known[1] + total, max(known[2], highest), last]
 
+    def absorb(self, values: list[Any]) -> None:
+        """Add what `packed` gave, without making a point of it: a chart adds thousands."""
+        outcomes, starts, histograms, sums, cpu_s, bytes_in, bytes_out, gauges = values
+        own = (self.warm, self.handler, self.total, self.queue, self.start)
+        counters: list[tuple[dict[Any, int], Any]] = [(self.outcomes, outcomes.items()), (self.starts, starts.items())]
+        for counter, pairs in [*counters, *zip(own, histograms, strict=True)]:
+            for key, count in pairs:
+                counter[key] = counter.get(key, 0) + count
+        mine = self.sums
+        for i in range(4):
+            mine[i] += sums[i]
+        self.cpu_s += cpu_s
+        self.bytes_in += bytes_in
+        self.bytes_out += bytes_out
+        for name, (count, total, highest, last) in gauges.items():
+            self._gauge(name, count, total, highest, last)
+
+    def hold(self, gauges: Mapping[str, list[float]]) -> None:
+        """One more sample of each number, as it was last."""
+        for name, (_, _, _, last) in gauges.items():
+            self._gauge(name, 1, last, last, last)
+
+    def _gauge(self, name: str, count: float, total: float, highest: float, last: float) -> None:
+        known = self.gauges.get(name)
+        if known is None:
+            self.gauges[name] = [count, total, highest, last]
+        else:
+            known[0] += count
+            known[1] += total
+            if highest > known[2]:
+                known[2] = highest
+            known[3] = last
+
     @property
     def calls(self) -> int:
         """Calls that ended."""

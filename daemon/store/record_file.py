@@ -314,6 +314,16 @@ def blocks(
         yield unpack(data)
 
 
+def calls_of(conn: sqlite3.Connection, *, function_id: str, since: float) -> int:
+    """How many calls of a function the blocks hold that end after a time (Unix)."""
+    row = conn.execute(
+        "SELECT total(f.calls) FROM block_functions f JOIN blocks b ON b.id = f.block_id"
+        " WHERE f.function_id = ? AND b.last_at >= ?",
+        (function_id, since),
+    ).fetchone()
+    return int(row[0])
+
+
 def call(conn: sqlite3.Connection, call_id: str, *, came: float, slack_s: float, blocks_max: int) -> CallRecord | None:
     """One record; ``came`` is when its id was made (Unix time), right within ``slack_s``.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgpack
 
@@ -35,6 +36,17 @@ def between(conn: sqlite3.Connection, *, step_s: int, function_id: str, since: i
         (step_s, function_id, since, until),
     )
     return {at: Point.unpacked(msgpack.unpackb(data, raw=False, strict_map_key=False)) for at, data in rows}
+
+
+def packed_between(
+    conn: sqlite3.Connection, *, step_s: int, function_id: str, since: int, until: int
+) -> list[tuple[int, list[Any]]]:
+    """The same as they are stored, for `Point.absorb`, oldest first."""
+    rows = conn.execute(
+        "SELECT at, data FROM series WHERE step_s = ? AND function_id = ? AND at BETWEEN ? AND ? ORDER BY at",
+        (step_s, function_id, since, until),
+    )
+    return [(at, msgpack.unpackb(data, raw=False, strict_map_key=False)) for at, data in rows]
 
 
 def of_all(conn: sqlite3.Connection, *, step_s: int, since: int, until: int) -> dict[str, dict[int, Point]]:

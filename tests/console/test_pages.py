@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import html
 import re
+import time
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 
-from tests.system.daemon import HELLO, Daemon, Reply, bundle
+from bench.measure_console import fill
+from daemon.console.desk import ADVISED_AT_ONCE_MAX
+from tests.system.daemon import HELLO, Daemon, Reply, bundle, run_daemon
 
 pytestmark = pytest.mark.processes
 
@@ -187,3 +191,18 @@ def test_static_files_and_the_way_there(browser: Browser) -> None:
         reply = browser.get(f"/console/static/{name}")
         assert (reply.status, reply.headers["content-type"].partition(";")[0]) == (200, kind)
     assert browser.get("/console/static/..%2fpages.py").status == 404
+
+
+def test_a_page_does_not_wait_for_advice_about_many_calls(tmp_path: Path) -> None:
+    with run_daemon(tmp_path / "data") as daemon:
+        function = daemon.deploy("busy", HELLO)
+    calls = ADVISED_AT_ONCE_MAX + 1000
+    fill(tmp_path / "data" / "records.db", function, calls=calls, until=time.time())
+    with run_daemon(tmp_path / "data") as daemon:
+        page = daemon.request("GET", f"/console/functions/{function}").body.decode()
+        assert f"{calls:,}" in page  # of the last hour: from the series
+        assert f'data-later="/console/functions/{function}/advice"' in page
+        assert "would have removed" not in page
+        advice = daemon.request("GET", f"/console/functions/{function}/advice").body.decode()
+        assert "would have removed" in advice
+        assert '<section class="card" id="advice"' in advice

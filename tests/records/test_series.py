@@ -211,3 +211,24 @@ def test_the_grafana_dashboard_uses_metrics_that_exist() -> None:
         used |= set(re.findall(r"\b((?:stoker|oci_faas)_\w+)", expression))
     assert {re.sub("_(bucket|sum|count)$", "", name) if name not in known else name for name in used} <= known
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 100), st.floats(0, 2), st.sampled_from(["", "function-failed", "queue-full"]),
+            st.dictionaries(st.sampled_from(["idle", "busy"]), st.floats(0, 9)),
+        ),
+        max_size=20,
+    )
+)  # fmt: skip
+def test_absorbing_what_is_stored_is_merging_it(calls: list[tuple[float, float, str, dict[str, float]]]) -> None:
+    merged, absorbed = Point(), Point()
+    for handler_s, queue_s, error, gauges in calls:
+        point = Point()
+        point.add(record(1.0)._replace(handler_s=handler_s, queue_s=queue_s, error=error))
+        point.sample(gauges)
+        packed = msgpack.unpackb(msgpack.packb(point.packed()), strict_map_key=False)
+        merged.merge(Point.unpacked(packed))
+        absorbed.absorb(packed)
+    assert absorbed.packed() == merged.packed()

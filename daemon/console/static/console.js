@@ -1,5 +1,5 @@
 "use strict";
-// The pages work without this file. It adds live logs, nothing else.
+// The pages work without this file. It adds live logs, and fetches what would keep a page waiting.
 const LINES_MAX = 1000; // what the page keeps; older ones leave
 
 for (const button of document.querySelectorAll("button[data-live]")) {
@@ -45,3 +45,11 @@ for (const button of document.querySelectorAll("button[data-live]")) {
   });
 }
 for (const logs of document.querySelectorAll(".logs")) logs.scrollTop = logs.scrollHeight;
+
+for (const section of document.querySelectorAll("section[data-later]")) {
+  fetch(section.dataset.later).then(async (reply) => {
+    const page = new DOMParser().parseFromString(await reply.text(), "text/html");
+    const found = page.getElementById("advice");
+    if (reply.ok && found) section.replaceWith(found);
+  }).catch(() => { /* the link is there */ });
+}
