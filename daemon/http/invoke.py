@@ -82,7 +82,7 @@ def make_route(
             if not function_id or "/" in function_id:
                 return _refusal(NotFound(f"Path not found: {method} {path}"))
             if method != "POST":
-                return _refusal(MethodNotAllowed(f"Method not allowed: {method} {path}"))
+                return _only_post(MethodNotAllowed(f"Method not allowed: {method} {path}"))
             endpoint = invocation(function_id)
             if function_id in catalog.functions:  # else anybody could fill it
                 if len(known) >= KNOWN_TARGETS_MAX:
@@ -244,5 +244,14 @@ def caller_of(request: Request) -> Any:
 def _refusal(error: StokerError) -> Endpoint:
     async def refuse(request: Request) -> Reply:
         raise error
+
+    return refuse
+
+
+def _only_post(error: StokerError) -> Endpoint:
+    async def refuse(request: Request) -> Reply:
+        reply = error_reply(error)
+        reply.headers.append(("Allow", "POST"))  # RFC 9110 section 15.5.6
+        return reply
 
     return refuse
