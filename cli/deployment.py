@@ -101,6 +101,7 @@ class Deployment:
             if start and start.get("forkable") is False:
                 self._document["start"] = {"forkable": False, "reason": start.get("reason", "")}
                 slow = f"; its workers start as processes of their own: {start.get('reason', '')}"
+            slow += self._short_floor(status)
             step.done((f"version {number} is ready" if number is not None else f"{found.image} is ready") + slow)
         assert isinstance(function, dict)
         return function
@@ -110,8 +111,25 @@ class Deployment:
             mend = "mend the function and deploy again"
             if "ModuleNotFoundError" in exc.detail:
                 mend = "name what is not found in requirements.txt (or correct the import) and deploy again"
-            exc.hint = f"the old version goes on serving; {mend}" if existing else mend
+            exc.hint = f"the old version goes on serving; {mend}" if existing and self._serves(existing) else mend
         return exc
+
+    def _serves(self, function: Json) -> bool:
+        """Whether a version of the function is in service: not if all its deploys failed."""
+        try:
+            found = self._api.call("GET", f"/stoker/v1/functions/{function['id']}/versions") or {}
+        except ApiError:
+            return False
+        return any(version.get("live") for version in found.get("items") or [])
+
+    def _short_floor(self, status: Json) -> str:
+        """What to say of provisioned concurrency that the node has not the room for; empty: nothing."""
+        pool = status.get("pool")
+        pcu = pool.get("pcu") if isinstance(pool, dict) else None
+        if not isinstance(pcu, dict) or pcu.get("state") != "partial":
+            return ""
+        self._document["provisioned_concurrency"] = pcu
+        return f"; provisioned concurrency is granted in part: {pcu.get('reason', '')}"
 
     def _status(self, function_id: str) -> Json:
         try:

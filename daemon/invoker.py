@@ -157,11 +157,10 @@ class Invoker:
                     raise errors.IncorrectState("the function is being created: try again when that is done")
                 if function.state != "active":
                     text = f"the function is {function.state}"
-                    missing = errors.BundleMissing(
-                        detail=f"{text}: {function.state_error}" if function.state_error else text
-                    )
-                    self._record_failure(function, call_id, kind, caller, began_s, len(body), missing)
-                    raise missing
+                    kind_of_failure = errors.InitFailed if function.live.digest else errors.BundleMissing
+                    never = kind_of_failure(detail=f"{text}: {function.state_error}" if function.state_error else text)
+                    self._record_failure(function, call_id, kind, caller, began_s, len(body), never)
+                    raise never
                 waited = True
                 try:
                     instance_id = await self._wait(function.id, call_id)

@@ -277,7 +277,8 @@ async def list_versions(node: Node, request: ApiRequest) -> ApiReply:
     """GET /stoker/v1/functions/{id}/versions: newest first."""
     function = node.registry.function(request.params["id"])
     versions = await node.registry.versions(function.id)
-    return ApiReply(body={"items": [version_form(v, live=v.number == function.live.number) for v in versions]})
+    live = function.live.number if function.state == "active" else 0  # of one that failed none serves
+    return ApiReply(body={"items": [version_form(v, live=v.number == live) for v in versions]})
 
 
 async def rollback(node: Node, request: ApiRequest) -> ApiReply:

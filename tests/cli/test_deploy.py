@@ -113,7 +113,7 @@ def test_json_output_is_one_object(stoker: Stoker, daemon: FakeDaemon, function:
     assert [step["step"] for step in found["steps"]] == ["dependencies", "bundle", "push", "release"]
 
 
-def failing(stoker: Stoker, daemon: FakeDaemon, function: Path, *arguments: str) -> Result:
+def failing(stoker: Stoker, daemon: FakeDaemon, function: Path, *arguments: str, serving: bool = True) -> Result:
     digest = digest_of(stoker, function)
     daemon.expect_function()
     tag = f"PUT /stoker/v1/bundles/hello:0.0.1?digest={digest.replace(':', '%3A')}"
@@ -124,6 +124,7 @@ def failing(stoker: Stoker, daemon: FakeDaemon, function: Path, *arguments: str)
         "detail": "Traceback (most recent call last):\nImportError: no x",
     }
     daemon.expect("PUT /v2/fns/F1", error, status=422)
+    daemon.expect("GET /stoker/v1/functions/F1/versions", {"items": [{"number": 1, "live": serving}]})
     return stoker("deploy", "--app", "demo", str(function), *arguments)
 
 
@@ -136,6 +137,13 @@ def test_a_version_that_does_not_start_shows_its_traceback(stoker: Stoker, daemo
         "Traceback (most recent call last):\nImportError: no x\n"
         "Next: the old version goes on serving; mend the function and deploy again\n"
     )
+
+
+def test_a_function_of_which_no_version_ever_started_is_not_said_to_serve(
+    stoker: Stoker, daemon: FakeDaemon, function: Path
+) -> None:
+    result = failing(stoker, daemon, function, serving=False)
+    assert result.err.endswith("\nNext: mend the function and deploy again\n")
 
 
 def test_a_version_that_does_not_start_as_json(stoker: Stoker, daemon: FakeDaemon, function: Path) -> None:
@@ -358,6 +366,17 @@ def test_workers_that_cannot_be_forked_are_told(stoker: Stoker, daemon: FakeDaem
     result = stoker("deploy", "--app", "demo", str(function))
     assert (result.code, result.err) == (0, "")
     assert "its workers start as processes of their own: the import started 1 thread(s) (T)\n" in timeless(result.out)
+
+
+def test_a_floor_that_the_node_has_no_room_for_is_told(stoker: Stoker, daemon: FakeDaemon, function: Path) -> None:
+    digest = digest_of(stoker, function)
+    daemon.expect_function()
+    expect_deploy(daemon, digest, fn={"id": "F1"}, known=True)
+    pcu = {"requested": 40, "allocated": 6, "state": "partial", "reason": "the node has room for 6 of 40"}
+    daemon.script[-1].reply = json.dumps({"version": {"number": 3}, "pool": {"pcu": pcu}}).encode()
+    result = stoker("deploy", "--app", "demo", str(function))
+    assert (result.code, result.err) == (0, "")
+    assert "; provisioned concurrency is granted in part: the node has room for 6 of 40 (T)\n" in timeless(result.out)
 
 
 def test_an_app_that_another_deploy_makes_meanwhile(stoker: Stoker, daemon: FakeDaemon, function: Path) -> None:

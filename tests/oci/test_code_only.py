@@ -104,7 +104,7 @@ def test_a_failing_import_fails_the_function_with_its_traceback(new: Sdk, app: s
     assert any("failed" in entry["message"] for entry in logs)
     with pytest.raises(Refused, match="the function is failed") as refused:
         new.invoke(made.data["id"])
-    assert (refused.value.status, refused.value.code) == (502, "FunctionInvokeImageNotAvailable")
+    assert (refused.value.status, refused.value.code) == (502, "FunctionInvokeContainerInitFail")
     with pytest.raises(Refused, match="exists already"):
         create(new, app, source(packed({"function/func.py": HELLO})))
     got = new.update(made.data["id"], source_details=source(packed({"function/func.py": HELLO}), verb="Update"))

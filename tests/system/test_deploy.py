@@ -62,12 +62,13 @@ def test_a_first_deploy_that_fails_leaves_its_log_and_reason_and_the_next_one_wo
     assert reply.status == 422
     (function,) = shared_daemon.api("GET", f"/v2/fns?app_id={shared_daemon.app()}&name=stillborn")["items"]
     (version,) = shared_daemon.api("GET", f"/stoker/v1/functions/{function['id']}/versions")["items"]
-    assert version["state"] == "failed"
+    assert (version["state"], version["live"]) == ("failed", False)
     assert "RuntimeError: no model" in version["error"]
     log = shared_daemon.request("GET", f"/stoker/v1/functions/{function['id']}/logs")
     assert "loading the model" in log.body.decode()
     answer = shared_daemon.invoke(function["id"])
-    assert (answer.status, "no model" in answer.body.decode()) == (502, True)
+    assert (answer.status, answer.json["code"]) == (502, "init-failed")
+    assert "no model" in answer.json["detail"]
     assert shared_daemon.deploy("stillborn", HELLO) == function["id"]
     assert shared_daemon.invoke(function["id"]).status == 200
 
