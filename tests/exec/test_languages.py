@@ -159,6 +159,20 @@ def test_the_official_fdk_of_node(shared_daemon: Daemon, node_fdk: dict[str, byt
         assert call(what="sync").status == 200, f"after {what}"
 
 
+def test_a_slow_start_of_node(shared_daemon: Daemon, node_fdk: dict[str, bytes]) -> None:
+    """It is waited for, in the deploy and in a cold call."""
+    slow = "const until = Date.now() + 1000; while (Date.now() < until);\n"
+    source = f"{slow}require('@fnproject/fdk').handle((input) => ({{ got: input }}));\n"
+    function = deploy(
+        shared_daemon, "slow", bundle(["node", "func.js"], {"func.js": source, **node_fdk}, runtime="node")
+    )
+    reply = shared_daemon.invoke(function, '"x"', {"Content-Type": "application/json"})
+    assert (reply.status, reply.json["got"]) == (200, "x"), reply.body
+    shared_daemon.api("POST", f"/stoker/v1/functions/{function}/restart", {})
+    cold = shared_daemon.invoke(function, '"y"', {"Content-Type": "application/json"})
+    assert (cold.status, cold.json["got"]) == (200, "y"), cold.body
+
+
 # -- a static binary, a shell script -----------------------------------------------------------------------------------
 
 C = r"""
