@@ -100,3 +100,41 @@ def test_applications_by_command(cli: Cli) -> None:
     error = cli.run("fn", "application", "get", "--application-id", app, fails=True)
     assert (error["status"], error["code"]) == (404, "NotAuthorizedOrNotFound")
     assert error["opc-request-id"]
+
+
+def test_the_catalogue_the_runtimes_and_the_work_requests_by_command(cli: Cli) -> None:
+    """Every command that reads, and the creation of a pre-built function."""
+    listing = cli.run("fn", "pbf-listing", "list", "--name", "CSV to JSON")["data"]["items"][0]
+    assert cli.run("fn", "pbf-listing", "get", "--pbf-listing-id", listing["id"])["data"]["name"] == listing["name"]
+    version = cli.run("fn", "pbf-listing-version", "list", "--pbf-listing-id", listing["id"])["data"]["items"][0]
+    got = cli.run("fn", "pbf-listing-version", "get", "--pbf-listing-version-id", version["id"])["data"]
+    assert got["requirements"] == version["requirements"]
+    assert {"name": "HTTP"} in cli.run("fn", "trigger", "list")["data"]["items"]
+    app = application(cli)
+    source = json.dumps({"sourceType": "PRE_BUILT_FUNCTIONS", "pbfListingId": listing["id"]})
+    create = ("fn", "function", "create", "--source-details", source)
+    if cli.kind == "new":
+        create = ("fn", "function", "create", "pbf-function", "--pbf-listing-id", listing["id"])
+    made = cli.run(*create, "--application-id", app, "--display-name", "pbf", "--memory-in-mbs", "128")
+    function_id = made["data"]["id"]
+    assert ready(cli, function_id)["source-details"]["pbf-listing-id"] == listing["id"]
+    listed = cli.run("fn", "function", "list", "--application-id", app, "--display-name", "pbf")["data"]
+    assert [item["id"] for item in listed] == [function_id]
+    moved = ("fn", "application", "change-compartment", "--application-id", app, "--compartment-id")
+    assert cli.run(*moved, "ocid1.compartment.oc1..nowhere", fails=True)["code"] == "NotAuthorizedOrNotFound"
+    if cli.kind == "classic":
+        return
+    runtime = cli.run("fn", "runtime", "list")["data"]["items"][0]
+    assert cli.run("fn", "runtime", "get", "--functions-runtime-id", runtime["id"])["data"]["name"] == runtime["name"]
+    versions = cli.run("fn", "runtime-version", "list", "--functions-runtime-id", runtime["id"])["data"]["items"]
+    current = runtime["current-functions-runtime-version-id"]
+    assert [item["id"] for item in versions] == [current]
+    assert cli.run("fn", "runtime-version", "get", "--functions-runtime-version-id", current)["data"] == versions[0]
+    work = cli.run("fn", "work-request", "list", "--compartment-id", TENANCY, "--resource-id", function_id)
+    work_id = work["data"]["items"][0]["id"]
+    assert work_id == made["opc-work-request-id"]
+    found = cli.run("fn", "work-request", "get", "--work-request-id", work_id)["data"]
+    assert (found["operation-type"], found["status"]) == ("CREATE_FUNCTION", "SUCCEEDED")
+    assert cli.run("fn", "work-request-error", "list", "--work-request-id", work_id)["data"]["items"] == []
+    logs = cli.run("fn", "work-request-log-entry", "list", "--work-request-id", work_id)["data"]["items"]
+    assert [entry["message"] for entry in logs] == ["done", "deploying the function"], "the newest first"

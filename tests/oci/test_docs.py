@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from daemon import errors
-from tests.oci.clients import oci_python
-from tests.system.daemon import run_daemon
+from tests.oci.clients import Profile, oci_python
+from tests.system.daemon import HELLO, Daemon, bundle, eventually, run_daemon
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "how-to" / "oci-clients.md"
 TABLE = ROOT / "docs" / "reference" / "oci-compatibility.md"
 
 
-def commands() -> list[str]:
-    block = re.search(r"<!-- commands:[^\n]*-->\n```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+def commands(name: str = "commands") -> list[str]:
+    block = re.search(rf"<!-- {name}:[^\n]*-->\n```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert block is not None
     return block[1].strip().splitlines()
 
@@ -48,6 +48,42 @@ def test_the_five_commands_of_the_how_to(mode: str, tmp_path: Path) -> None:
         assert json.loads(done.stdout[done.stdout.rindex("\n{") if "\n{" in done.stdout else 0 :]) == {
             "message": "Hello Ada"
         }
+
+
+@pytest.mark.parametrize("kind", ["classic", "new"])
+def test_the_commands_for_provisioned_concurrency(kind: str, node: Daemon, profile: Profile, tmp_path: Path) -> None:
+    node.push(bundle(HELLO), "hello:0.0.1")
+    app = node.api(
+        "POST", "/20181201/applications",
+        {"compartmentId": profile.config["tenancy"], "displayName": f"printed-{kind}", "subnetIds": []},
+    )["id"]  # fmt: skip
+    create, *updates = (line.replace("http://127.0.0.1:8080", node.url) for line in commands(kind))
+    environment = {
+        **os.environ, "PATH": os.pathsep.join([str(oci_python(kind).parent), os.environ["PATH"]]), "app": app,
+        "OCI_CLI_CONFIG_FILE": str(profile.file), "PYTHONWARNINGS": "ignore",
+    }  # fmt: skip
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            ["sh", "-euc", command], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=180,
+            input="y\n",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    def config() -> dict[str, object]:
+        path = f"/20181201/functions/{environment['fn']}"
+        eventually(lambda: node.api("GET", path)["lifecycleState"] == "ACTIVE", what="ACTIVE")
+        found: dict[str, object] = node.api("GET", path)["provisionedConcurrencyConfig"]
+        return found
+
+    environment["fn"] = run(create + '; echo "$fn"')
+    seen = [config()]
+    for update in updates:
+        run(update)
+        seen.append(config())
+    constant = [{"strategy": "CONSTANT", "count": count} for count in (40, 80)]
+    assert seen == [*constant, {"strategy": "NONE"}]
 
 
 def rows() -> list[list[str]]:
