@@ -308,6 +308,45 @@ def test_a_program_that_cannot_be_called(shared_daemon: Daemon, name: str) -> No
     assert "Container failed to initialize" in reply.json["message"]
 
 
+def test_a_program_that_binds_and_never_listens(shared_daemon: Daemon) -> None:
+    """As in Fn the socket is all that is looked for; its calls say what is wrong with it."""
+    program = "s = socket.socket(socket.AF_UNIX)\ns.bind('own.sock')\nos.symlink('own.sock', name)\ntime.sleep(99)\n"
+    function = deploy(shared_daemon, "deaf", small(program))
+    reply = shared_daemon.invoke(function)
+    assert (reply.status, reply.json["code"]) == (502, "function-crashed"), reply.body
+    assert "the program takes no connection: Connection refused" in reply.json["detail"]
+
+
+def test_a_program_that_listens_late_is_waited_for(shared_daemon: Daemon) -> None:
+    program = """
+s = socket.socket(socket.AF_UNIX)
+s.bind("own.sock")
+os.symlink("own.sock", name)
+time.sleep(.4)
+s.listen()
+serve(lambda c, head, body: c.sendall(reply(b"late")), s)
+"""
+    function = deploy(shared_daemon, "late-listener", small(program), idle_timeout=60)
+    shared_daemon.api("POST", f"/stoker/v1/functions/{function}/restart", {})
+    assert shared_daemon.invoke(function).body == b"late"
+
+
+def test_a_client_that_leaves_ends_the_call_and_its_instance(shared_daemon: Daemon) -> None:
+    import socket
+
+    answer = "def answer(c, head, body):\n    time.sleep(99)\nserve(answer)\n"
+    function = deploy(shared_daemon, "left", small(answer), provisioned_concurrency=floor(1), timeout=60)
+    before = {item["id"] for item in shared_daemon.instances(function)}
+    with socket.create_connection(("127.0.0.1", shared_daemon.port), timeout=PATIENCE_S) as sock:
+        sock.sendall(f"POST /invoke/{function} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
+        busy = eventually(
+            lambda: {i["id"] for i in shared_daemon.instances(function) if i["state"] == "busy"},
+            what="the call running",
+        )
+    assert busy <= before
+    eventually(lambda: not busy & {i["id"] for i in shared_daemon.instances(function)}, what="its instance gone")
+
+
 def test_a_socket_that_comes_too_late(data: Path) -> None:
     with run_daemon(data, config="limits: {start_s: 1}\n") as daemon:
         reply = try_deploy(daemon, "never", small("time.sleep(99)\n"))
