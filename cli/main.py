@@ -30,6 +30,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Call and watch": {
         "invoke": ("invoke", "Call a function and print its answer."),
+        "status": ("status", "Say how a function is: healthy, how often called, how slow and why."),
         "logs": ("logs", "Show what a function wrote."),
         "calls": ("calls", "List the calls of an app, or of one function, that have ended; newest first."),
         "call": ("calls", "Show one call: its phases as a bar, what it printed, and what to do next."),

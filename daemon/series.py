@@ -26,6 +26,8 @@ FLUSH_S = 5.0
 TRIM_S = 60.0
 POINTS_MAX = 2000
 """Most points in one answer."""
+TOTAL_PARTS = 60
+"""How exact the begin of a total is: a part of its span."""
 ROWS_MAX = 500_000
 """Most points of one resolution that are kept, whatever their age."""
 CARRY_S = 60
@@ -179,6 +181,13 @@ class Series:
                 first=first, last=last, step_s=step_s, width_s=width_s,
             )
         )  # fmt: skip
+
+    async def total(self, function_id: str, *, since: float, until: float) -> Point:
+        """A span as one point, to a sixtieth of it or to a second, minute or hour, whichever is coarser."""
+        whole = Point()
+        for _, point in await self.buckets(function_id, since=since, until=until, count=TOTAL_PARTS):
+            whole.merge(point)
+        return whole
 
     async def minutes(self, function_id: str, *, since: float, until: float) -> dict[int, Point]:
         """The minutes of one function in a span, by begin; not every minute."""

@@ -48,6 +48,18 @@ async def function_series(service: SeriesService, request: ApiRequest) -> ApiRep
     return await _series(service, request, _function(service, request).id)
 
 
+async def summary(service: SeriesService, request: ApiRequest) -> ApiReply:
+    """GET /stoker/v1/functions/{id}/summary?since=1h: one function in one point, as in its series: calls, errors,
+    starts, latency by phase with percentiles over the whole span, means and highest gauges."""
+    function = _function(service, request)
+    until = time.time()
+    since = point_in_time(request.first("since"), "since") if request.first("since") else until - SPAN_S
+    if since >= until:
+        raise BadRequest("since: must be in the past")
+    point = await service.series.total(function.id, since=since, until=until)
+    return ApiReply(body={"since": since, "until": until, "total": point.form(int(since), FAULTS)})
+
+
 async def _series(service: SeriesService, request: ApiRequest, function_id: str) -> ApiReply:
     until = point_in_time(request.first("until"), "until") if request.first("until") else time.time()
     since = point_in_time(request.first("since"), "since") if request.first("since") else until - SPAN_S
@@ -87,5 +99,6 @@ ROUTES = [
     Route("GET", "/stoker/v1/series", node_series, perm.NODE_READ),
     Route("GET", "/stoker/v1/metrics/oci", oci_metrics, perm.NODE_READ),
     Route("GET", "/stoker/v1/functions/{id}/series", function_series, perm.FUNCTION_READ.of_function("id")),
+    Route("GET", "/stoker/v1/functions/{id}/summary", summary, perm.FUNCTION_READ.of_function("id")),
     Route("GET", "/stoker/v1/functions/{id}/advice", advice, perm.FUNCTION_READ.of_function("id")),
 ]

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.measure_console import fill
 from tests.system.daemon import PATIENCE_S, Daemon, run_daemon
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
@@ -48,6 +50,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         running.api("PUT", f"/v2/fns/{first}", {"provisioned_concurrency": {"strategy": "CONSTANT", "count": 40}})
         for n in range(40):
             running.invoke(first, "fail" if n % 13 == 5 else f"call {n}")
+        if PICTURES:  # an hour before these calls, so that the charts have something to show
+            running.api("GET", f"/stoker/v1/functions/{first}/summary")
+            fill(running.data / "records.db", first, calls=3000, until=time.time() - 60)
         yield running
 
 
@@ -88,6 +93,7 @@ def pages(daemon: Daemon) -> dict[str, str]:
         "overview": "/console/",
         "app": f"/console/apps/{app}",
         "function": f"/console/functions/{function}",
+        "advice": f"/console/functions/{function}/advice",
         "calls": "/console/calls",
         "call": f"/console/calls/{calls[0]['id']}",
         "instances": "/console/instances",

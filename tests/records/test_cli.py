@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.records.test_calls import MOODY
-from tests.system.daemon import HELLO, PATIENCE_S, ROOT, Daemon
+from tests.system.daemon import HELLO, PATIENCE_S, ROOT, Daemon, run_daemon
 
 pytestmark = pytest.mark.processes
 
@@ -89,3 +90,37 @@ def test_logs_of_an_app_are_searched_and_followed(shared_daemon: Daemon) -> None
         shared_daemon.invoke(one, "third")
         assert process.stdout.readline().endswith("one asked for third\n")
         process.terminate()
+
+
+def test_the_state_of_a_function_on_one_screen(shared_daemon: Daemon) -> None:
+    def status(*more: str) -> str:
+        done = stoker(shared_daemon, "status", "app", "stated", *more)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    function = shared_daemon.deploy("stated", MOODY, timeout=7)
+    assert "app/stated was not called in this time" in status()
+    for body in ("", "", "sleep0.1"):
+        shared_daemon.invoke(function, body)
+    assert "app/stated is healthy\n" in status()
+    bad = shared_daemon.invoke(function, "raise").headers["fn-call-id"]
+    shown = " ".join(status("--since", "10m").split())
+    for text in (
+        "app/stated fails: 25% of its calls did", ", 128 MiB, timeout 7 s",
+        "calls 4, 0.4 a minute", "failed function-failed 1 (whose fault: function's 1)", "half below ",
+        "its own code", " handler ", " idle; none provisioned", f"stoker call {bad}",
+    ):  # fmt: skip
+        assert text in shown, shown
+    found = json.loads(status("--output", "json"))
+    assert found["summary"]["total"]["calls"] == 4
+    assert found["failed"][0]["id"] == bad
+    assert stoker(shared_daemon, "status", "app", "stated", "--since", "soon").returncode == 1
+
+
+def test_without_records_there_is_a_state_all_the_same(tmp_path: Path) -> None:
+    with run_daemon(tmp_path / "data", config="records: {enabled: false}\n") as daemon:
+        daemon.deploy("silent", HELLO)
+        done = stoker(daemon, "status", "app", "silent")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "its calls are not recorded" in done.stdout
+        assert "none provisioned" in done.stdout

@@ -246,6 +246,9 @@ OPERATIONS: dict[tuple[str, str], Op] = {
         )
     ),
     ("GET", f"{_FN}/series"): Op(gives=_SERIES_FORM, parameters=_SERIES, refuses=(409,)),
+    ("GET", f"{_FN}/summary"): Op(
+        gives=given({"since": NUMBER, "until": NUMBER, "total": ref("Point")}), parameters=(_SINCE,), refuses=(409,)
+    ),
     ("GET", f"{_FN}/advice"): Op(
         gives=given(
             {
