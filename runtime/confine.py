@@ -183,6 +183,15 @@ def seal(job: Job, tmp: str) -> None:
         privileges.filter_system_calls(_INSTANCE_FILTER)
 
 
+def stand_apart(job: Job) -> None:
+    """In a child of a sealed process: signal and look into what is beneath this one, no longer its parent.
+
+    Why: a program is not to stop or rewrite the init that reaps for it, which has the same user.
+    """
+    if job.walls.landlock:
+        landlock.restrict(paths=None, scoped=job.walls.scoped)
+
+
 # -- single steps -------------------------------------------------------------------------------------------------
 
 

@@ -48,6 +48,7 @@ def main(job: Job, own_pids: bool) -> NoReturn:
         if child == 0:
             if own_pids:
                 os.setsid()
+                confine.stand_apart(job)
             _execute(job)
     except OSError as exc:
         _say(sock, f"cannot start {job.command[0]}: {exc.strerror or exc}")

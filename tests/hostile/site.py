@@ -55,7 +55,7 @@ class Configuration:
     def why_not(self) -> str:
         """Why the machine cannot give this one, or empty."""
         root = os.getuid() == 0
-        if self.name == "user" and not root:
+        if self.name in ("user", "program-user") and not root:
             return "" if probe("unshare(0x10000000)") else "this machine lets ordinary users make no user namespaces"
         if not root:
             return "needs root"
@@ -74,8 +74,11 @@ CONFIGURATIONS = {
 }
 
 
-PROGRAMS = {"program": Configuration("program", programs=True)}
-"""As ``root``; the handlers are served by an FDK in a process of its own (`daemon.http_channel`)."""
+PROGRAMS = {
+    "program": Configuration("program", programs=True),
+    "program-user": Configuration("program-user", {"uid": USER}, groups=False, programs=True),
+}
+"""As ``root`` and as ``user``; the handlers are served by an FDK in a process of its own (`daemon.http_channel`)."""
 SERVES = {"runtime": "python", "command": ["python3", "-m", "fdk", "/function/func.py", "handler"],
           "environment": {"PYTHONPATH": "/function:/python"}}  # fmt: skip
 

@@ -30,18 +30,18 @@ OF_WORKERS = {
 }
 """Attacks on what a program does not have."""
 OWN_INIT = {
-    "kill_others": {"kill", "tgkill", "tkill", "pidfd-kill"},
     "prlimit_others": {"read-limits", "affinity", "priority", "scheduler"},
 }
-"""What a program may do to process 1, which is the init of its own instance and holds nothing: a signal of its has no
-effect there, and what it is slowed down by that slows the program alone."""
+"""What a program may do to process 1, which is the init of its own instance and has its user: slow it down, and so
+itself alone. It cannot be signalled, traced or read."""
 
 
 @pytest.mark.parametrize("attack", sorted(set(attacks.ATTACKS) - OF_WORKERS.keys()))
-def test_attack_of_a_program(attack: str, places: Callable[[str], Place]) -> None:
-    if why := PROGRAMS["program"].why_not():
-        pytest.skip(why)
-    place = places("program")
+@pytest.mark.parametrize("configuration", PROGRAMS)
+def test_attack_of_a_program(configuration: str, attack: str, places: Callable[[str], Place]) -> None:
+    if why := PROGRAMS[configuration].why_not():
+        pytest.skip(f"configuration {configuration}: {why}")
+    place = places(configuration)
     violations = attacks.run(Visit(place.site, place.neighbour, place.host, attack))
     names = OWN_INIT.get(attack, set())
     assert [v for v in violations if v.partition(":")[0] not in names] == []

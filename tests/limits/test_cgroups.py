@@ -274,6 +274,45 @@ def test_controllers_in_one_directory_are_removed_once(tmp_path: Path) -> None:
     assert group.try_remove(), "what is gone stays gone"
 
 
+V2_FILES = {
+    "cgroup.procs": "", "cgroup.kill": "", "cgroup.controllers": "cpu memory pids\n", "cgroup.subtree_control": "",
+    "memory.max": "max\n", "memory.swap.max": "max\n", "memory.oom.group": "0\n", "memory.current": "8192\n",
+    "memory.peak": "50331648\n", "pids.max": "max\n", "cpu.max": "max 100000\n", "cpu.weight": "100\n",
+    "memory.events": "low 0\nhigh 0\nmax 31\noom 2\noom_kill 3\noom_group_kill 1\n",
+    "memory.stat": "anon 4096\nfile 2048\ninactive_file 1500\nactive_file 500\n",
+}  # fmt: skip
+"""As Linux 6.12 has them (admin-guide/cgroup-v2.rst). Nothing is made that is not there: a wrong name is an error."""
+
+
+def test_the_names_and_formats_of_v2(tmp_path: Path) -> None:
+    """Against a copy of its files, wherever v2 has no controllers; `scripts/vm` runs these tests on the real one."""
+    for name, content in V2_FILES.items():
+        (tmp_path / name).write_text(content)
+    directory = str(tmp_path)
+    group = Group(
+        2, dict.fromkeys(("memory", "pids", "cpu"), directory), dict.fromkeys(("memory", "pids", "cpu"), "/g")
+    )
+    group.set(GroupLimits(memory_bytes=48 * MIB, processes=20, cpu=0.5))
+    group.kill()
+    written = {name: (tmp_path / name).read_text() for name in V2_FILES}
+    assert written["memory.max"].startswith("50331648")
+    assert written["memory.swap.max"].startswith("0")
+    assert written["memory.oom.group"].startswith("1")
+    assert written["pids.max"].startswith("20")
+    assert written["cpu.max"].startswith("50000 100000")
+    assert written["cgroup.kill"] == "1"
+    assert (group.read(), group.peak(), group.oom_kills) == (8192, 50331648, 3)
+    (tmp_path / "memory.current").write_text(f"{40 * MIB}\n")
+    assert group.read() == 40 * MIB - 2000, "page cache that can be dropped does not count"
+    assert group.oom_eventfd() == -1
+    fds = group.join_fds()
+    assert [os.readlink(f"/proc/self/fd/{fd}") for fd in fds] == [f"{directory}/cgroup.procs"], "one join for all three"
+    joining.join(fds)
+    assert (tmp_path / "cgroup.procs").read_text() == "0"
+    assert set(os.listdir(tmp_path)) == set(V2_FILES)
+    group._close_files()
+
+
 def test_the_unified_tree_kills_a_group_at_once(tmp_path: Path) -> None:
     """`cgroup.kill` and joining need no controller: they can be tried wherever v2 is mounted and writable."""
     mounted = [
