@@ -29,7 +29,9 @@ _TOOLS = {
     "dotnet": ("the .NET SDK", None),
 }
 """Build tools that are run on this machine, in the stage's directory: how to install them, which of their commands."""
-_SYSTEM = {"apt-get", "apt", "apk", "yum", "dnf", "microdnf", "rpm", "dpkg"}
+_SYSTEM = {"apt-get", "apt", "apk", "yum", "dnf", "microdnf", "rpm", "dpkg", "yum-config-manager"}
+SYSTEM_PACKAGES = "STOKER_SYSTEM_PACKAGES"
+"""Environment variable: ``installed`` says that the machine has what package managers would install in the image."""
 _PIP_FLAGS = {
     "--no-cache", "--no-cache-dir", "--upgrade", "-U", "--no-compile", "--disable-pip-version-check", "-q", "--quiet",
     "--user", "--no-warn-script-location", "--break-system-packages", "-v", "--root-user-action=ignore",
@@ -90,9 +92,13 @@ def _part(stage: Stage, instruction: Instruction, words: list[str], steps: Steps
     elif name in _SYSTEM:
         if rest[:1] in (["clean"], ["autoclean"]):
             return
+        if os.environ.get(SYSTEM_PACKAGES) == "installed":
+            steps.warn(f"passed over, {SYSTEM_PACKAGES} says that it is done on this machine: {shlex.join(words)}")
+            return
         raise instruction.refuse(
             f"{name} would install into an image, and there is none",
-            hint="install it on this machine (Debian: apt install ...) and remove the line from the Dockerfile",
+            hint="install it on this machine (Debian: apt install ...), then remove the line from the Dockerfile "
+            f"or set {SYSTEM_PACKAGES}=installed",
         )
     else:
         raise instruction.refuse(

@@ -40,6 +40,7 @@ error. Tables are for people; scripts use `--output json` or `--output yaml`, be
 | `STOKER_URL`, `FN_API_URL` | Address of the daemon: `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`. `--url` comes first, then these, in this order. |
 | `STOKER_SOCKET` | Path of the daemon's unix socket, when no address is given. Without it the first of these that somebody listens on: `$XDG_RUNTIME_DIR/stoker/stoker.sock`, `/run/stoker/stoker.sock`, `./.stoker/stoker.sock`; then `http://127.0.0.1:8080`. |
 | `XDG_CACHE_HOME` | Where resolved dependencies are kept, in `stoker/deps` below it (default `~/.cache`). |
+| `STOKER_SYSTEM_PACKAGES` | `installed`: this machine has what `apt-get`, `microdnf` and the like would install in a Dockerfile's image; such lines are passed over with a warning instead of refused. |
 | `STOKER_CACHE_MIB` | Size bound of that cache (default 2048); the entries longest unused go. |
 | `STOKER_INSTALLER` | `uv` or `pip`: which one resolves dependencies. Without it uv where it is installed, else pip. |
 | `UV_INDEX_URL`, `PIP_INDEX_URL`, ... | The installers' own variables are passed on; an index is part of what a cached entry belongs to. |

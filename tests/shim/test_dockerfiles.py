@@ -211,6 +211,19 @@ def test_what_cannot_be_honoured_is_refused(made: Made, name: str) -> None:
     assert raised.value.message.startswith(message)
 
 
+def test_system_packages_that_the_machine_has_are_passed_over_with_a_warning(
+    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = PYTHON + "RUN microdnf install ImageMagick && microdnf clean all\nCOPY x func.py\n" + FDK
+    with pytest.raises(CliError, match="would install into an image"):
+        made(text, x="")
+    monkeypatch.setenv("STOKER_SYSTEM_PACKAGES", "installed")
+    assert made(text, x="")["files"] == ["func.py"]
+    assert "passed over, STOKER_SYSTEM_PACKAGES says that it is done on this machine: microdnf install ImageMagick" in (
+        capsys.readouterr().err
+    )
+
+
 def test_it_never_leaves_its_directory(made: Made, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
     found = made(
