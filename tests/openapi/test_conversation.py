@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from daemon.http.openapi import build
+from tests.iam.node import run_node
 from tests.openapi.world import CHECKS, STREAMS, World, described, furnish, new_public_key
 from tests.system.daemon import bundle, eventually, run_daemon
 
@@ -194,3 +195,23 @@ def test_a_node_serves_its_descriptions(world: World) -> None:
     for name in build.NAMES:
         assert world.daemon.api("GET", f"/stoker/v1/openapi/{name}") == build.document(name)
     assert json.loads(world.daemon.request("GET", "/stoker/v1/openapi/other").body)["code"] == "not-found"
+
+
+def test_nobody_unknown_gets_in_anywhere(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """In mode iam every operation but health refuses who does not say who he is, and says so in the form described."""
+    with run_node(tmp_path_factory.mktemp("strict") / "data") as node:
+        asked = 0
+        for name in build.NAMES:
+            for result in described(name).get_all_operations():
+                operation = result.ok()
+                filled = dict.fromkeys(re.findall(r"{(\w+)}", operation.path), "x")
+                path = operation.path.format(**filled)
+                with httpx.stream(operation.method.upper(), node.url + path, timeout=60) as answer:
+                    answer.read()
+                if path == "/health":
+                    assert answer.status_code == 200
+                    continue
+                assert answer.status_code == 401, (operation.method, path, answer.text)
+                operation.Case(path_parameters=filled).validate_response(answer, checks=CHECKS)
+                asked += 1
+        assert asked > 130
