@@ -288,7 +288,7 @@ class Deployer:
             timeout_s=version.timeout_s,
             start="exec" if bundle.command else version.start,
             adapter=adapter,
-            command=bundle.command,
+            command=fitted(bundle.command, version.memory_mib),
             cpu=cpu,
             network=network,
         )
@@ -306,6 +306,19 @@ def check_program(version: Version, bundle: Bundle) -> None:
         raise errors.InvalidFunction(
             f"annotation stoker.dev/adapter is {version.adapter!r}, and {what}: adapters are for handlers in Python"
         )
+
+
+def fitted(command: tuple[str, ...], memory_mib: int) -> tuple[str, ...]:
+    """The command as it is started: a JVM is told how much memory the instance has.
+
+    In a container it would read that from its control group, which functions do not see here; it would plan for all of
+    the machine's memory, and be killed before it thinks of collecting garbage. An option of the author's own wins.
+    """
+    if not command or os.path.basename(command[0]) != "java":
+        return command
+    if any(word.startswith(("-Xmx", "-XX:MaxRAM", "-XX:MaxHeapSize")) for word in command):
+        return command
+    return (command[0], f"-XX:MaxRAM={memory_mib}m", *command[1:])
 
 
 def is_python(runtime: str) -> bool:

@@ -240,6 +240,7 @@ public class Func {
             while (c.read(in) > 0) {
                 if (!new String(in.array(), 0, in.position()).endsWith("\\r\\n\\r\\n")) continue;
                 String name = Security.getProviders()[0].getName() + SecureRandom.getInstanceStrong().nextInt(10);
+                name += " " + Runtime.getRuntime().maxMemory();
                 String answer = "HTTP/1.1 200 OK\\r\\nContent-Length: " + name.length() + "\\r\\n\\r\\n" + name;
                 c.write(ByteBuffer.wrap(answer.getBytes()));
                 in.clear();
@@ -263,6 +264,8 @@ def test_a_jar(shared_daemon: Daemon, tmp_path: Path) -> None:
     for body in ("", "a"):
         reply = shared_daemon.invoke(function, body)
         assert (reply.status, reply.body[:3]) == (200, b"SUN"), "with the settings of its security in /etc"
+    heap_bytes = int(shared_daemon.invoke(function).body.split()[1])
+    assert heap_bytes <= 256 * 2**20, "the JVM plans for the function's memory, not for the machine's"
 
 
 SHELL = """#!/bin/sh
