@@ -288,7 +288,7 @@ class Deployer:
             timeout_s=version.timeout_s,
             start="exec" if bundle.command else version.start,
             adapter=adapter,
-            command=fitted(bundle.command, version.memory_mib),
+            command=fitted(bundle.command, version.memory_mib, environment),
             cpu=cpu,
             network=network,
         )
@@ -308,17 +308,23 @@ def check_program(version: Version, bundle: Bundle) -> None:
         )
 
 
-def fitted(command: tuple[str, ...], memory_mib: int) -> tuple[str, ...]:
-    """The command as it is started: a JVM is told how much memory the instance has.
+def fitted(command: tuple[str, ...], memory_mib: int, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The command as it is started: a JVM and a Node are told how much memory the instance has.
 
-    In a container it would read that from its control group, which functions do not see here; it would plan for all of
-    the machine's memory, and be killed before it thinks of collecting garbage. An option of the author's own wins.
+    In a container they would read that from their control group, which functions do not see here; they would plan for
+    all of the machine's memory, and be killed before they think of collecting garbage. The author's own options win.
     """
-    if not command or os.path.basename(command[0]) != "java":
-        return command
-    if any(word.startswith(("-Xmx", "-XX:MaxRAM", "-XX:MaxHeapSize")) for word in command):
-        return command
-    return (command[0], f"-XX:MaxRAM={memory_mib}m", *command[1:])
+    words = [*command, *environment.get("NODE_OPTIONS", "").split(), *environment.get("JDK_JAVA_OPTIONS", "").split()]
+    known: tuple[str, ...]
+    match os.path.basename(command[0]) if command else "":
+        case "java":
+            known, option = ("-Xmx", "-XX:MaxRAM", "-XX:MaxHeapSize"), f"-XX:MaxRAM={memory_mib}m"
+        case "node":
+            # POLICY: half; V8 itself would take a quarter, and needs some beside its heap.
+            known, option = ("--max-old-space-size", "--max_old_space_size"), f"--max-old-space-size={memory_mib // 2}"
+        case _:
+            return command
+    return command if any(word.startswith(known) for word in words) else (command[0], option, *command[1:])
 
 
 def is_python(runtime: str) -> bool:

@@ -134,6 +134,7 @@ fdk.handle(async function (input, ctx) {
   if (input.what === 'raise') throw new Error('of the handler');
   if (input.what === 'exit') process.exit(3);
   if (input.what === 'hang') for (;;) {}
+  if (input.what === 'garbage') for (let i = 0, x; i < 2000; i++) x = new Array(131072).fill(i + 0.5);
   console.log('called', ctx.callID);
   return { got: input, memory: ctx.memory, app: ctx.appName };
 });
@@ -152,6 +153,8 @@ def test_the_official_fdk_of_node(shared_daemon: Daemon, node_fdk: dict[str, byt
         assert (reply.status, reply.json["got"]) == (200, {"what": what}), reply.body
         assert reply.headers["content-type"] == "application/json"
     assert len(call(big="x" * 3_000_000).body) > 3_000_000
+    reply = call(what="garbage")
+    assert reply.status == 200, f"2 GB of garbage within 128 MiB: {reply.body!r}"
     for what, status, code in (("raise", 502, "function-failed"), ("exit", 502, "function-crashed"),
                                ("hang", 504, "function-timeout")):  # fmt: skip
         reply = call(what=what)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from daemon import errors
 from daemon.config import Limits
+from daemon.deployer import fitted
 from daemon.http_channel import CHUNK_BYTES, Request
 from daemon.http_reply import HEAD_BYTES_MAX, HEADS_MAX, Replies
 
@@ -221,3 +222,24 @@ def test_a_header_cannot_be_broken_in_two() -> None:
     made = Request().bytes("C", "D", [("x", "1\r\nX-Forged: 2"), ("y", "%b %s 3")], b"")
     assert b"Forged" not in made
     assert b"Y: %b %s 3\r\n" in made
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "started"),
+    [
+        ("", {}, ""),
+        ("./func -Xmx", {}, "./func -Xmx"),
+        ("java -jar f.jar", {}, "java -XX:MaxRAM=256m -jar f.jar"),
+        ("/usr/bin/java -Xmx64m -jar f.jar", {}, "/usr/bin/java -Xmx64m -jar f.jar"),
+        ("java -XX:MaxRAMPercentage=80 -jar f", {}, "java -XX:MaxRAMPercentage=80 -jar f"),
+        ("java -jar f", {"JDK_JAVA_OPTIONS": "-ea -Xmx9m"}, "java -jar f"),
+        ("node func.js", {}, "node --max-old-space-size=128 func.js"),
+        ("node --max-old-space-size=9 func.js", {}, "node --max-old-space-size=9 func.js"),
+        ("node func.js", {"NODE_OPTIONS": "--max-old-space-size=9"}, "node func.js"),
+    ],
+)
+def test_a_jvm_and_a_node_are_told_their_memory(command: str, environment: dict[str, str], started: str) -> None:
+    assert fitted(tuple(command.split()), 256, environment) == tuple(started.split())
