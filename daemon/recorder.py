@@ -95,7 +95,7 @@ class Found:
     more: bool
     """There are older ones."""
     scanned: int
-    """Records that were looked at; at `SCANNED_MAX` the search ends."""
+    """Records that were looked at, of functions that may be seen. At `SCANNED_MAX` of any the search ends."""
     slow_s: float | None = None
     """From where on a call counted as slow."""
 
@@ -298,12 +298,14 @@ class Recorder:
 
 def _find(question: Question, limit: int, conn: Any) -> Found:
     found: list[CallRecord] = []
-    scanned = 0
+    scanned = seen = 0
+    visible = question.visible
     for block in record_file.blocks(
         conn, app_id=question.app_id, function_id=question.function_id, failed=question.failed or bool(question.error),
         longer_s=question.longer_s, since=question.since, until=question.until,
     ):  # fmt: skip
         scanned += len(block)
+        seen += len(block) if visible is None else sum(record.function_id in visible for record in block)
         found += [record for record in reversed(block) if question.fits(record)]
         if scanned >= SCANNED_MAX or (len(found) > limit and not question.slow):
             break
@@ -314,7 +316,7 @@ def _find(question: Question, limit: int, conn: Any) -> Found:
         slow_s = totals[min(len(totals) - 1, len(totals) * SLOW_PERCENT // 100)]
         found = [record for record in found if record.total_s >= slow_s]
     found.sort(key=lambda record: record.id, reverse=True)
-    return Found(records=found[:limit], more=len(found) > limit, scanned=scanned, slow_s=slow_s)
+    return Found(records=found[:limit], more=len(found) > limit, scanned=seen, slow_s=slow_s)
 
 
 def time_of(call_id: str) -> float:

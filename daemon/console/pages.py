@@ -161,6 +161,8 @@ async def dead_letters(desk: Desk, request: ApiRequest) -> ApiReply:
             "known": desk.catalog.function(letter.function_id) is not None,
             "why": actions.why(letter.error),
             "attempts": letter.attempts,
+            "caller": letter.caller or "-",
+            "redrive_of": letter.redrive_of,
             "may": may(request, letter.function_id, change=perm.FUNCTION_UPDATE.of_function()),
         }
         for letter in await desk.dead_letters()

@@ -158,3 +158,14 @@ def test_an_owner_does_what_he_may_where_he_may(node: Node) -> None:
     other_app, other, *_ = ids(node, "bank")
     assert browser.post(f"/console/functions/{other}/restart", {}).status == 404
     assert browser.post(f"/console/apps/{other_app}/config", {"config": "A=1"}).status == 404
+
+
+def test_a_list_of_calls_tells_nothing_of_others_not_even_how_many(node: Node) -> None:
+    app = node.local("GET", "/v2/apps?name=shop-app")["items"][0]["id"]
+    function = node.local("GET", f"/v2/fns?app_id={app}")["items"][0]["id"]
+    own = node.local("GET", f"/stoker/v1/functions/{function}/calls?limit=1000")["items"]
+    reply = node.signed("reader", "GET", "/stoker/v1/calls?slow=true&limit=1000")
+    assert reply.status == 200
+    assert reply.json["scanned"] == len(own)
+    assert reply.json["slow_s"] in {item["total_s"] for item in own}
+    assert node.local("GET", "/stoker/v1/calls?limit=1000")["scanned"] > len(own)
