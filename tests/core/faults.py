@@ -365,4 +365,25 @@ FAULTS = [
         new=("            pass\n"),
         found_by="test_alarms.py",
     ),
+    Fault(
+        name="a restart spares what is starting",
+        file="lifecycle.py",
+        old="        elif instance.state is State.STARTING:  # POLICY: it began",
+        new="        elif False:  # POLICY: it began",
+        found_by="test_endings.py",
+    ),
+    Fault(
+        name="a version that can never fit is prepared",
+        file="lifecycle.py",
+        old="    check_room(node, spec)\n",
+        new="",
+        found_by="test_prepared.py",
+    ),
+    Fault(
+        name="its own floor stands in a new version's way",
+        file="lifecycle.py",
+        old="node.granted_mib - own_mib",
+        new="node.granted_mib",
+        found_by="test_prepared.py",
+    ),
 ]
