@@ -248,7 +248,7 @@ HOSTILE = {
     "hangs": ("time.sleep(99)", 504, "function-timeout"),
     "drips": ("c.sendall(b'HTTP/1.1 200 OK\\r\\nX: ');[(time.sleep(.1), c.sendall(b'x')) for _ in range(999)]",
               504, "function-timeout"),
-    "memory": ("x = [(time.sleep(.004), bytearray(b'x' * 2**20)) for _ in range(400)]; c.sendall(reply())",
+    "memory": ("x = [b'x' * (100 << 20)] + [(time.sleep(.004), b'x' * 2**20) for _ in range(200)]; c.sendall(reply())",
                502, "function-out-of-memory"),
     "forks away": ("pid = os.fork()\n        if pid: os._exit(1)\n        os.setsid(); time.sleep(99)", *CRASHED),
 }  # fmt: skip
