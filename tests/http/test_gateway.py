@@ -73,7 +73,9 @@ class RecordedFunction:
             raise self._answer
         return self._answer
 
-    async def accept(self, function_id: str, *, call_id: str, headers: Headers, body: bytes) -> None:
+    async def accept(
+        self, function_id: str, *, call_id: str, headers: Headers, body: bytes, caller: Any = None
+    ) -> None:
         self.detached += 1
         if isinstance(self._answer, StokerError):
             raise self._answer
@@ -150,6 +152,8 @@ async def test_the_client_gets_what_fn_gave(case: Case) -> None:
     assert reply.status == case.status
     wanted = {name: value for name, value in case.response.headers.items() if name not in FRONT_DOORS_OWN}
     got = named(reply.headers)
+    if reply.status == 405:
+        assert got.pop("allow") == "POST"  # a deliberate difference: RFC 9110 15.5.6 wants it, Fn has it not
     assert set(got) == set(wanted)
     for name in set(wanted) - {"fn-call-id"}:
         assert got[name] == wanted[name]

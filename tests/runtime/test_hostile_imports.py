@@ -167,6 +167,7 @@ def message(**members: object) -> str:
     return repr(control.msgpack.packb(members, use_bin_type=True))
 
 
+READY = message(type="ready", forkable=True, reason="", compiled="", import_us=0)
 BREACHES = {
     "garbage": "say(b'hello')",
     "too long": "say(b'x' * 100_000)",
@@ -176,7 +177,7 @@ BREACHES = {
     "a child without a pidfd": f"say({message(type='started', id=7, pid=1)})",
     "an exit nobody asked for": f"say({message(type='exited', id=7, code=0, signal=-1)})",
     "a refusal nobody asked for": f"say({message(type='refused', id=7, message='')})",
-    "descriptors with ready": f"say({message(type='ready', forkable=True, reason='', compiled='')}, 1, 1, 1)",
+    "descriptors with ready": f"say({READY}, 1, 1, 1)",
     "an extension type": "say(b'\\x82\\xa4type\\xa5ready\\xa6reason\\xc7\\x01\\x05\\x00')",
     "nesting": "say(b'\\x91' * 4096)",
 }
@@ -184,6 +185,8 @@ BREACHES = {
 
 @pytest.mark.parametrize("breach", BREACHES)
 async def test_a_template_that_says_what_it_should_not_is_condemned(kit: Kit, breach: str) -> None:
+    async with kit.ready("echo"):
+        pass  # what a launcher opens once is open now
     before = os.listdir("/proc/self/fd")
     with pytest.raises(errors.InitFailed) as caught:
         async with kit.ready(breach, source=f"{CONTROL}\n{BREACHES[breach]}\nimport time; time.sleep(1000)\n"):
@@ -195,8 +198,7 @@ async def test_a_template_that_says_what_it_should_not_is_condemned(kit: Kit, br
 
 
 async def test_a_template_that_is_ready_twice_is_condemned(kit: Kit) -> None:
-    ready = message(type="ready", forkable=True, reason="", compiled="")
-    source = f"{CONTROL}\nsay({ready})\nsay({ready})\nimport time; time.sleep(1000)\n"
+    source = f"{CONTROL}\nsay({READY})\nsay({READY})\nimport time; time.sleep(1000)\n"
     with pytest.raises(errors.InitFailed) as caught:
         async with kit.ready("twice", source=source):
             pass
@@ -207,7 +209,7 @@ async def test_a_template_that_passes_off_another_process_as_its_child_is_condem
     # It says ready before the import is over, reads the request for a fork, and answers with the pidfd of another
     # function's instance, which the daemon would then kill through it. With walls it cannot even name that.
     source = f"""{CONTROL}
-say({message(type="ready", forkable=True, reason="", compiled="")})
+say({READY})
 request, fds, _, _ = socket.recv_fds(sock, 65536, 8)
 assert request.startswith(b"\\x84\\xa4type\\xa4fork"), request
 number = request[request.index(b"\\xa2id"):]
