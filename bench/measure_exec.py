@@ -32,18 +32,25 @@ DIRECTLY = (
 """What Stoker sends to the process for the client's request, and Fn's server too."""
 
 
-def deploy_official(stoker: Stoker) -> str:
-    """The bench's hello under the official FDK, as a program; its id."""
+NOTE = (
+    "both over unix sockets from one thread of Python, the same bytes for the process, one call at a time for each; "
+    "wanted: a ratio of 0.8 or more; without namespaces and filter on their side"
+)
+
+
+def deploy_official(stoker: Stoker, name: str) -> str:
+    """A function of the bench under the official FDK, as a program; its id."""
     packages = venvs.ensure_target("fdk-exec", REQUIREMENTS["fdk"])
     note = {"runtime": "python", "command": COMMAND, "environment": {"PYTHONPATH": "/function:/python"}}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("function/.stoker.json", json.dumps(note))
-        archive.writestr("function/func.py", stokers.source("fn_hello.py"))
+        archive.writestr("function/func.py", stokers.source(name))
         for path in sorted(packages.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 archive.write(path, f"python/{path.relative_to(packages)}")
-    function_id = stoker.update("official", stoker.push("official", buffer.getvalue()))
+    about = f"official-{Path(name).stem}"
+    function_id = stoker.update(about, stoker.push(about, buffer.getvalue()))
     check_hello(stoker.call(function_id))
     if (kind := stoker.instances(function_id)[0].get("start_kind", "exec")) != "exec":
         raise BenchError(f"the official FDK was started by {kind}")
@@ -98,14 +105,35 @@ def calls_s(addresses: Sequence[Address], request: bytes, *, for_s: float) -> fl
 
 def measure(stoker: Stoker, *, rounds: int, seconds: float, scratch: Path) -> list[Figure]:
     """The rows of the report."""
-    function_id = deploy_official(stoker)
+    found = []
+    for name, counts, key, what in (
+        ("fn_hello.py", PROCESSES, "rate-exec", "official FDK as a program, calls/s"),
+        ("fn_work.py", PROCESSES[-1:], "rate-exec-work", "the same with a handler that computes for 1 ms"),
+    ):
+        ours, theirs = _rates(stoker, name, counts, rounds=rounds, seconds=seconds, scratch=scratch)
+        found += [
+            Figure(
+                f"{key}-{count}", f"{what}, {count} process{'es' if count > 1 else ''}", "calls/s",
+                Sample.of(ours[count]), "the same processes called directly", Sample.of(theirs[count]),
+                paired_ratio(ours[count], theirs[count]), NOTE,
+            )
+            for count in counts
+        ]  # fmt: skip
+    return found
+
+
+def _rates(
+    stoker: Stoker, name: str, counts: Sequence[int], *, rounds: int, seconds: float, scratch: Path
+) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
+    """Calls per second under Stoker and directly, by the number of processes, of each round."""
+    function_id = deploy_official(stoker, name)
     request, front = invoke_request(function_id), Address(path=stoker.socket)
-    ours: dict[int, list[float]] = {count: [] for count in PROCESSES}
-    theirs: dict[int, list[float]] = {count: [] for count in PROCESSES}
+    ours: dict[int, list[float]] = {count: [] for count in counts}
+    theirs: dict[int, list[float]] = {count: [] for count in counts}
     with contextlib.ExitStack() as stack:
-        alone = [stack.enter_context(official_fdk(scratch, "fn_hello.py"))[1] for _ in range(max(PROCESSES))]
+        alone = [stack.enter_context(official_fdk(scratch, name))[1] for _ in range(max(counts))]
         for number in range(rounds + 1):
-            for count in PROCESSES:
+            for count in counts:
                 direct = [target.address for target in alone[:count]]
                 sides = [(theirs, direct, DIRECTLY), (ours, [front] * count, request)]
                 # Each goes first every other round: whoever comes second finds a warmer machine.
@@ -113,15 +141,4 @@ def measure(stoker: Stoker, *, rounds: int, seconds: float, scratch: Path) -> li
                     rate = calls_s(addresses, sent, for_s=seconds)
                     if number:  # the first round starts the instances
                         series[count].append(rate)
-    note = (
-        "both over unix sockets from one thread of Python, the same bytes for the process, one call at a time for each; "
-        "wanted: a ratio of 0.8 or more; without namespaces and filter on their side"
-    )
-    return [
-        Figure(
-            f"rate-exec-{count}", f"official FDK as a program, calls/s, {count} process{'es' if count > 1 else ''}",
-            "calls/s", Sample.of(ours[count]), "the same processes called directly", Sample.of(theirs[count]),
-            paired_ratio(ours[count], theirs[count]), note,
-        )
-        for count in PROCESSES
-    ]  # fmt: skip
+    return ours, theirs
