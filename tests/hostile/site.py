@@ -44,13 +44,21 @@ class Configuration:
     namespaces: bool = True
     """Whether functions get namespaces there."""
     groups: bool = True
-    """Whether there are control groups. Without, memory is looked at every 25 ms, which many children can outrun."""
+    """Whether there are control groups."""
     config: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     """More of the daemon's command line."""
     programs: bool = False
     """Whether the functions are programs of their own, called over their sockets, and not workers."""
+
+    @property
+    def memory_polled(self) -> bool:
+        """Whether memory is looked at every 25 ms, which many children can outrun, for no group bounds it.
+
+        A machine that has the memory controller in version 1 lends it to no group of version 2.
+        """
+        return not self.groups or ("cgroup2" in self.options and memory_in_version_1())
 
     def why_not(self) -> str:
         """Why the machine cannot give this one, or empty."""
@@ -81,6 +89,12 @@ PROGRAMS = {
 """As ``root`` and as ``user``; the handlers are served by an FDK in a process of its own (`daemon.http_channel`)."""
 SERVES = {"runtime": "python", "command": ["python3", "-m", "fdk", "/function/func.py", "handler"],
           "environment": {"PYTHONPATH": "/function:/python"}}  # fmt: skip
+
+
+def memory_in_version_1() -> bool:
+    """Whether a hierarchy of version 1 has the memory controller (proc_cgroups(5): 0 is version 2, or none)."""
+    lines = Path("/proc/cgroups").read_text().splitlines()
+    return any(line.split()[1] != "0" for line in lines if line.split()[0] == "memory")
 
 
 def probe(call: str, *, user: int | None = None) -> bool:

@@ -139,7 +139,7 @@ class Visit:
         """An out-of-memory error tells the peak: at most 10 % or 64 MiB above the limit, 256 MiB where it is polled."""
         if found := re.search(rb"peak (\d+) MiB", reply.body):
             over = int(found[1]) - self.memory_mib
-            slack = 64 if self.site.configuration.groups else 256
+            slack = 256 if self.site.configuration.memory_polled else 64
             self.check(over <= max(slack, self.memory_mib // 10), "memory-over-limit", reply.body.decode())
 
     def confirmed_namespace(self) -> bool:
