@@ -120,7 +120,7 @@ def _answer(runner: AnyRunner, frame: dict[str, Any], response_bytes_max: int) -
     call_id, nonce = frame["id"], frame["nonce"]
     began_ns = time.process_time_ns()
     outcome: Outcome = runner.call(
-        call_id=call_id, deadline=frame["deadline"], headers=frame["headers"], body=frame["body"]
+        call_id=call_id, deadline=frame["deadline"], headers=_read(frame["headers"]), body=frame["body"]
     )
     flush()  # before the answer: the output of a call belongs to it
     if (failure := outcome.failure) is not None:
@@ -135,13 +135,36 @@ def _answer(runner: AnyRunner, frame: dict[str, Any], response_bytes_max: int) -
                 "id": call_id,
                 "nonce": nonce,
                 "status": outcome.status,
-                "headers": outcome.headers,
+                "headers": _written(outcome.headers),
                 "body": outcome.body,
                 "cpu_us": (time.process_time_ns() - began_ns) // 1000,
             }
         )
     except wire.ProtocolError as exc:
         return _failed(call_id, nonce, "invalid-response", str(exc), "")
+
+
+def _read(headers: list[list[str]]) -> list[list[str]]:
+    """Values as text. The daemon hands on their bytes as latin-1; what they mean is UTF-8, or else latin-1."""
+    for _, value in headers:
+        if not value.isascii():
+            return [[name, _decoded(value)] for name, value in headers]
+    return headers
+
+
+def _decoded(value: str) -> str:
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
+
+
+def _written(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The bytes of values, which are UTF-8 as from the official FDK, in the daemon's form: as latin-1."""
+    for _, value in headers:
+        if not value.isascii():
+            return [(name, value.encode("utf-8", "replace").decode("latin-1")) for name, value in headers]
+    return headers
 
 
 TEXT_CHARS_MAX = 100_000

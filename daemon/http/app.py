@@ -200,8 +200,16 @@ def _from_reply(reply: Reply) -> Response:
     response = Response(reply.body, status=reply.status)
     del response.headers["Content-Type"]
     for name, value in reply.headers:
-        response.headers.add(name, value)
+        response.headers.add(name, _text(value))
     return response
+
+
+def _text(value: str) -> str:
+    """What Quart, which writes headers in UTF-8, must be given for the bytes that a function answered."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
 
 
 def _from_api(reply: ApiReply) -> Response:

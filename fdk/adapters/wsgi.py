@@ -55,7 +55,8 @@ class WsgiApp:
         if not started:
             raise RuntimeError("the WSGI application did not call start_response")
         status, headers = started[0]
-        return Reply(int(status.split(" ", 1)[0]), headers, b"".join(body))
+        texts = [(name, _text(str(value))) for name, value in headers]
+        return Reply(int(status.split(" ", 1)[0]), texts, b"".join(body))
 
 
 def environ(request: Request) -> dict[str, Any]:
@@ -89,5 +90,14 @@ def environ(request: Request) -> dict[str, Any]:
             continue
         key = "CONTENT_TYPE" if name == "content-type" else "HTTP_" + name.upper().replace("-", "_")
         joiner = "; " if name == "cookie" else ","
+        value = value.encode("utf-8", "surrogateescape").decode("latin-1")
         found[key] = f"{found[key]}{joiner}{value}" if key in found else value
     return found
+
+
+def _text(value: str) -> str:
+    """What an application says as the standard demands, bytes decoded as latin-1, or as text although it should not."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value

@@ -155,6 +155,7 @@ def test_bare_wsgi(deploy: Callable[..., Deployed], shared_daemon: Daemon) -> No
     assert function.open("GET", "/silent").status == 502
     direct = shared_daemon.invoke(function.id, b"direct", {"X-A": "in"})
     assert (direct.status, direct.headers["fn-http-status"], direct.body) == (200, "418", b"written direct returned")
+    assert text_sent_back(function) == TEXT
 
 
 def test_bare_asgi(deploy: Callable[..., Deployed], shared_daemon: Daemon) -> None:
@@ -163,6 +164,16 @@ def test_bare_asgi(deploy: Callable[..., Deployed], shared_daemon: Daemon) -> No
     assert (reply.status, reply.body) == (418, b"body more")
     assert [function.open("GET", path).status for path in ("/raise", "/silent", "/half")] == [502, 502, 502]
     assert shared_daemon.invoke(function.id, b"direct").body == b"direct more"
+    assert text_sent_back(function) == TEXT
+
+
+TEXT = "żółć und Käse".encode()
+
+
+def text_sent_back(function: Deployed) -> bytes:
+    """The bytes of a header that the application answers as it got it."""
+    reply = function.daemon.request("POST", f"/t/{function.app}/x", b"body", {"X-Text": TEXT})  # type: ignore[dict-item]
+    return reply.headers["x-text"].encode("latin-1")
 
 
 def test_background_tasks_have_run_before_the_next_call(deploy: Callable[..., Deployed]) -> None:

@@ -75,6 +75,7 @@ def bare(environ, start_response):
         raise LookupError("nothing here")
     if environ["PATH_INFO"] == "/silent":
         return []
-    write = start_response("418 I'm a teapot", [("Content-Type", "text/plain"), ("X-A", "1"), ("X-A", "2")])
+    headers = [("Content-Type", "text/plain"), ("X-A", "1"), ("X-A", "2"), ("X-Text", environ.get("HTTP_X_TEXT", ""))]
+    write = start_response("418 I'm a teapot", headers)
     write(b"written ")
     return [environ["wsgi.input"].read(), b" returned"]

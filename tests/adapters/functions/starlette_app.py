@@ -91,7 +91,7 @@ async def bare(scope, receive, send):
     if path == "/silent":
         return
     message = await receive()
-    headers = [(b"x-a", b"1"), (b"x-a", b"2")]
+    headers = [(b"x-a", b"1"), (b"x-a", b"2"), (b"x-text", dict(scope["headers"]).get(b"x-text", b""))]
     await send({"type": "http.response.start", "status": 418, "headers": headers})
     await send({"type": "http.response.body", "body": message["body"], "more_body": True})
     if path == "/half":
