@@ -10,6 +10,7 @@ from typing import IO, Any
 import click
 
 from cli import explanations
+from cli.output import clean
 
 
 class CliError(click.ClickException):
@@ -24,11 +25,12 @@ class CliError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print ``Error: message``, the detail, and ``Next: hint`` on standard error."""
-        click.echo(f"{click.style('Error:', fg='red', bold=True)} {self.message}", file=file, err=True)
+        # Messages and tracebacks of a function are among them: they must not steer the terminal.
+        click.echo(f"{click.style('Error:', fg='red', bold=True)} {clean(self.message)}", file=file, err=True)
         if self.detail:
-            click.echo(self.detail.rstrip("\n"), file=file, err=True)
+            click.echo(clean(self.detail.rstrip("\n")), file=file, err=True)
         if self.hint:
-            click.echo(f"Next: {self.hint}", file=file, err=True)
+            click.echo(f"Next: {clean(self.hint)}", file=file, err=True)
 
     def to_dict(self) -> dict[str, Any]:
         """The same for ``--output json``."""

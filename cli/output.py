@@ -19,6 +19,14 @@ def clean(text: str) -> str:
     return _CONTROL.sub(lambda m: f"\\x{ord(m.group()):02x}", text)
 
 
+_C1 = re.compile("[\x7f-\x9f]")
+
+
+def inert(document: str) -> str:
+    """A JSON document, the control characters that JSON lets stand escaped too: some terminals obey them."""
+    return _C1.sub(lambda m: f"\\u{ord(m.group()):04x}", document)
+
+
 def structured(data: Any, form: str) -> None:
     """Print ``data`` as one JSON or YAML document."""
     if form == "yaml":
@@ -27,7 +35,7 @@ def structured(data: Any, form: str) -> None:
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=False)
         click.echo(text.removesuffix("...\n"), nl=False)
     else:
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        click.echo(inert(json.dumps(data, indent=2, ensure_ascii=False)))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "") -> None:

@@ -92,7 +92,7 @@ class Steps:
 
     def warn(self, text: str) -> None:
         """A warning, on standard error."""
-        click.echo(f"{click.style('Warning:', fg='yellow')} {text}", err=True)
+        click.echo(f"{click.style('Warning:', fg='yellow')} {clean(text)}", err=True)
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:

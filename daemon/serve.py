@@ -193,6 +193,7 @@ async def _serve(
         oci = make_oci(config.oci, registry, database, bundles, interpreters, ids, log=log)
         route = make_route(catalog, invoker, ids, detached, CallGate(iam.identity) if enforce else None)
         gate, sessions = Gate(iam, enforce=enforce), Sessions(trio.current_time)
+        iam.revoked = sessions.end_all
         gate.sessions = sessions
         desk = Desk(
             node=node, calls=recorder, letters=detached, route=route, sessions=sessions,

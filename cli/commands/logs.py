@@ -11,7 +11,7 @@ import click
 from cli.api import api_error
 from cli.errors import Unreachable
 from cli.options import APP, Settings, common, complete_function
-from cli.output import clean, structured
+from cli.output import clean, inert, structured
 from cli.transport import REPLY_S
 
 
@@ -114,7 +114,7 @@ def _search(
 
 def _show(settings: Settings, raw: bytes, *, of_app: bool = False) -> None:
     if settings.form == "json":
-        click.echo(raw.decode("utf-8", "replace").rstrip("\n"))
+        click.echo(inert(raw.decode("utf-8", "replace").rstrip("\n")))
         sys.stdout.flush()
         return
     entry: dict[str, Any] = json.loads(raw)

@@ -8,10 +8,11 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl
 
+from daemon.console.sessions import FORM_COOKIE
 from daemon.errors import BadRequest, Forbidden
 from daemon.http.views import ApiRequest
 
-TOKEN = "stoker_form"
+TOKEN = FORM_COOKIE
 """Name of the cookie, and of the hidden field that must be equal to it (double submit)."""
 FIELDS_MAX = 64
 FORM_TYPE = "application/x-www-form-urlencoded"

@@ -15,6 +15,8 @@ from daemon.errors import Forbidden, QueueFull
 from daemon.permissions import Principal
 
 COOKIE = "stoker_session"
+FORM_COOKIE = "stoker_form"
+"""Of the form token (`daemon.console.forms`). Functions neither get these two cookies nor set them."""
 LINK_S = 60.0
 """How long a link can be used."""
 SESSION_S = 12 * 3600.0
@@ -70,6 +72,12 @@ class Sessions:
         """Whose session this is; None: nobody's, or it has ended."""
         entry = self._sessions.get(_digest(secret))
         return entry.principal if entry is not None and self._clock() < entry.until_s else None
+
+    def end_all(self, principal_id: str) -> None:
+        """End every session and link of a principal: what it proved itself with was revoked."""
+        for where in (self._links, self._sessions):
+            for key in [key for key, entry in where.items() if entry.principal.id == principal_id]:
+                del where[key]
 
     def end(self, secret: str) -> None:
         """Sign out. Idempotent."""

@@ -143,9 +143,14 @@ class Gate:
         for part in request.headers.get("cookie", "").split(";"):
             name, _, value = part.strip().partition("=")
             if name == COOKIE and (principal := self.sessions.principal(value)) is not None:
-                # As he is now: he may have been taken out of a group, or be gone.
-                return self._identity.known.users.get(principal.id) if principal.kind == "user" else principal
+                return self._as_now(principal)
         return None
+
+    def _as_now(self, principal: Principal) -> Principal | None:
+        """Who signed in, as he is now: he may have been taken out of a group, or be gone."""
+        if principal.kind == "user":
+            return self._identity.known.users.get(principal.id)
+        return self._identity.function_principal(principal.id) if principal.kind == "function" else principal
 
     async def done(self, request: ApiRequest, route: Route, reply: ApiReply) -> None:
         """Keep in the audit log what changed something, or was to change something and was refused."""

@@ -12,6 +12,7 @@ import re
 from functools import lru_cache
 from typing import NoReturn
 
+from daemon.console.sessions import COOKIE, FORM_COOKIE
 from daemon.errors import FunctionFailed, HandlerTimeout, InvalidResponse
 from daemon.http.messages import Headers, Reply
 from daemon.model import Answer
@@ -39,6 +40,9 @@ _NOT_TO_CLIENT = HOP_BY_HOP | {"content-length", "date", "fn-call-id", "te"}
 _H = "fn-http-h-"
 _is_name = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _bad_value = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search
+_OUR_COOKIES = frozenset({COOKIE, FORM_COOKIE})
+_sets_ours = re.compile(rf"[\s=]*(?:{COOKIE}|{FORM_COOKIE})\s*(?:[=;]|$)").match
+"""Of a Set-Cookie value. The equals sign: a browser takes ``=a=b`` for a cookie without a name, and sends ``a=b``."""
 
 
 def invoke_headers(headers: Headers, *, call_id: str, body: bytes) -> Headers:
@@ -56,6 +60,10 @@ def invoke_headers(headers: Headers, *, call_id: str, body: bytes) -> Headers:
             agent = True
         elif name == "accept-encoding":
             encoding = True
+        elif name == "cookie":
+            pair = (name, _without_ours(value))
+            if value and not pair[1]:
+                continue
         out.append(pair)
     return _finish(out, call_id, agent=agent, encoding=encoding)
 
@@ -69,12 +77,24 @@ def trigger_headers(headers: Headers, *, call_id: str, method: str, url: str, bo
     for name, value in headers:
         if name == "content-type":
             out.append((name, value))
+        elif name == "cookie":
+            if (left := _without_ours(value)) or not value:
+                out.append((_H + name, left))
         elif name not in _NOT_TO_TRIGGER and (name != "te" or value == "trailers"):
             out.append((_H + name, value))
     out.append(("fn-http-method", method))
     out.append(("fn-http-request-url", url))
     out.append(("fn-intent", "httprequest"))
     return _finish(out, call_id, agent=False, encoding=False)
+
+
+def _without_ours(cookies: str) -> str:
+    """A Cookie header without the console's: its pages have the origin of functions, and a function that was given its
+    reader's session could act in his name."""
+    if not any(name in cookies for name in _OUR_COOKIES):
+        return cookies
+    kept = [part for part in cookies.split(";") if part.partition("=")[0].strip() not in _OUR_COOKIES]
+    return ";".join(kept).strip()
 
 
 def _begin(body: bytes) -> Headers:
@@ -112,8 +132,9 @@ def _shown(headers: tuple[tuple[str, str], ...]) -> tuple[Headers, bool]:
     found: Headers = []
     for name, value in headers:
         shown = canonical(name)
-        if shown is not None and not _bad_value(value):
-            found.append((shown, value))
+        if shown is None or _bad_value(value) or (shown == "Set-Cookie" and _sets_ours(value)):
+            continue
+        found.append((shown, value))
     return found, any(name == "Content-Type" for name, _ in found)
 
 
@@ -137,7 +158,7 @@ def trigger_reply(answer: Answer, *, call_id: str) -> Reply:
         elif lower != "content-type":
             continue
         shown = canonical(lower)
-        if shown is None or _bad_value(value):
+        if shown is None or _bad_value(value) or (shown == "Set-Cookie" and _sets_ours(value)):
             continue
         if shown == "Content-Type":
             typed = True

@@ -48,6 +48,8 @@ class Base:
         self.identity = identity
         self.all = Everything(users=[], keys=[], tokens=[], groups=[], members=[], policies=[], compartments=[])
         """What is stored."""
+        self.revoked: Callable[[str], None] = lambda user_id: None
+        """Called with a user's id when a key or token of his was revoked."""
         self._database = database
         self._catalog = catalog
         self._ids = ids

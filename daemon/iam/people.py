@@ -98,9 +98,11 @@ class People(Base):
         return key
 
     async def remove_key(self, user_name: str, fingerprint: str) -> None:
-        """Revoke a key: the next request that is signed with it is refused. Raises NotFound."""
+        """Revoke a key: the next request that is signed with it is refused, and the user's sessions of the console end,
+        since it may have opened them. Raises NotFound."""
         user_id = self.user(user_name).id
         await self.change(lambda conn: iam_records.delete(conn, "api_keys", user_id=user_id, fingerprint=fingerprint))
+        self.revoked(user_id)
 
     async def add_token(
         self, user_name: str, *, ttl_s: int = BEARER_S_DEFAULT, description: str = ""
@@ -132,9 +134,10 @@ class People(Base):
         return row, token
 
     async def remove_token(self, user_name: str, token_id: str) -> None:
-        """Revoke a bearer token. Raises NotFound."""
+        """Revoke a bearer token, and end the user's sessions of the console. Raises NotFound."""
         user_id = self.user(user_name).id
         await self.change(lambda conn: iam_records.delete(conn, "bearer_tokens", user_id=user_id, id=token_id))
+        self.revoked(user_id)
 
     async def open_session(self, user_name: str, public_key: str, *, ttl_s: int = SESSION_S_DEFAULT) -> str:
         """A session token for requests signed with this key. It cannot be revoked but by removing the user.

@@ -70,6 +70,25 @@ def test_an_error_goes_to_stderr_with_exit_code_1(stoker: Stoker, daemon: FakeDa
     )
 
 
+def test_a_functions_words_do_not_steer_the_terminal(stoker: Stoker, daemon: FakeDaemon) -> None:
+    daemon.expect_function()
+    error = {"message": "\x1b]0;owned\x07", "code": "function-failed", "detail": "a\n\tb\r\x1b[2J\x9b2J\n"}
+    daemon.expect("POST /invoke/F1", error, status=502)
+    result = stoker("invoke", "demo", "hello")
+    assert result.code == 1
+    assert "\\x1b]0;owned\\x07" in result.err
+    assert "a\n\tb\\x0d\\x1b[2J\\x9b2J\n" in result.err
+    assert not {"\x1b", "\x07", "\r", "\x9b"} & set(result.err)
+
+
+def test_json_holds_nothing_that_steers_a_terminal(stoker: Stoker, daemon: FakeDaemon) -> None:
+    daemon.expect_function()
+    daemon.expect("POST /invoke/F1", "\x9b2J é \x7f \x1b".encode(), headers=CALL)
+    result = stoker("invoke", "demo", "hello", "--output", "json")
+    assert json.loads(result.out)["body"] == "\x9b2J é \x7f \x1b"
+    assert not {"\x9b", "\x7f", "\x1b"} & set(result.out)
+
+
 def test_a_busy_node_says_when_to_try_again(stoker: Stoker, daemon: FakeDaemon) -> None:
     daemon.expect_function()
     error = {"message": "Timed out - server too busy", "code": "node-busy"}

@@ -110,3 +110,13 @@ def test_what_is_no_form() -> None:
     with pytest.raises(BadRequest, match="config: each line must be KEY=VALUE"):
         forms.pairs({"config": "A=1\nnonsense"}, "config")
     assert forms.pairs({"config": "A=1=2\r\n\r\nB=\n"}, "config") == {"A": "1=2", "B": ""}
+
+
+def test_all_that_a_principal_opened_ends_at_once(sessions: Sessions) -> None:
+    other = sessions.redeem(sessions.link(Principal(kind="user", id="u2", name="bert")))
+    secret, waiting = sessions.redeem(sessions.link(ANNA)), sessions.link(ANNA)
+    sessions.end_all(ANNA.id)
+    assert sessions.principal(secret) is None
+    assert sessions.principal(other) is not None
+    with pytest.raises(Forbidden):
+        sessions.redeem(waiting)

@@ -101,3 +101,44 @@ def test_signing_out(node: Node) -> None:
     assert browser.post("/console/logout", {}).status == 303
     browser.cookies["stoker_session"] = secret
     assert browser.get("/console/").status == 401
+
+
+SHOWS_HEADERS = """
+import json
+
+def handler(ctx, data=None):
+    return json.dumps([dict(ctx.Headers()), dict(ctx.HTTPHeaders())])
+"""
+
+
+def test_a_public_page_of_a_function_does_not_get_its_readers_session(node: Node) -> None:
+    browser = Browser(node)
+    browser.sign_in()
+    public = {"annotations": {"stoker.dev/public": True}}
+    function = node.deploy("other", "page", SHOWS_HEADERS, **public)
+    app = node.local("GET", "/v2/apps?name=other")["items"][0]["id"]
+    trigger = {"name": "p", "app_id": app, "fn_id": function, "type": "http", "source": "/p", **public}
+    node.local("POST", "/v2/triggers", trigger)
+    browser.cookies["own"] = "kept"
+    for reply in (browser.get("/t/other/p"), browser.post(f"/invoke/{function}", {})):
+        assert reply.status == 200, reply.body
+        assert b"own=kept" in reply.body
+        assert b"stoker_session" not in reply.body
+
+
+def test_sessions_end_with_what_opened_them(node: Node) -> None:
+    node.user("eve")
+    token = node.local("POST", "/stoker/v1/iam/users/eve/tokens", {})
+    links = [node.signed("eve", "POST", "/stoker/v1/console/links", {}).json["path"] for _ in range(3)]
+    first, second, third = Browser(node), Browser(node), Browser(node)
+    first.get(links[0])
+    assert first.get("/console/").status == 200
+    node.local("DELETE", f"/stoker/v1/iam/users/eve/tokens/{token['id']}")
+    assert first.get("/console/").status == 401, "the token may have been what opened it"
+    assert second.get(links[1]).status == 403
+    second.get(node.signed("eve", "POST", "/stoker/v1/console/links", {}).json["path"])
+    assert second.get("/console/").status == 200
+    fingerprint = node.local("GET", "/stoker/v1/iam/users/eve")["keys"][0]["fingerprint"]
+    node.local("DELETE", f"/stoker/v1/iam/users/eve/keys/{fingerprint}")
+    assert second.get("/console/").status == 401
+    assert third.get(links[2]).status == 403

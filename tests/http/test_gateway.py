@@ -342,3 +342,31 @@ def test_everything_else_is_the_control_planes(line: str) -> None:
     method, target = line.split(" ")
     function = RecordedFunction(answer())
     assert make_route(catalog(), function, Ids(), function)(method, target.encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "given"),
+    [
+        ("stoker_session=S", None),
+        ("a=1; stoker_session=S; stoker_form=F; b=2", "a=1; b=2"),
+        (" stoker_session = S;a=1", "a=1"),
+        ("my_stoker_session=1; stoker_sessions=2", "my_stoker_session=1; stoker_sessions=2"),
+        ("a=1; b=2", "a=1; b=2"),
+        ("", ""),
+    ],
+)
+@pytest.mark.parametrize("line", ["POST /invoke/{id}", "GET /t/raw1/t1"])
+async def test_functions_do_not_get_the_consoles_cookies(line: str, sent: str, given: str | None) -> None:
+    function = RecordedFunction(answer())
+    await ask(f"{line.replace('{id}', FN_ID)} HTTP/1.1\r\nHost: x\r\nCookie: {sent}\r\n\r\n".encode(), function)
+    [(_, headers, _)] = function.given
+    assert [value for name, value in headers if name.endswith("cookie")] == ([] if given is None else [given])
+
+
+@pytest.mark.parametrize("line", ["POST /invoke/{id}", "GET /t/raw1/t1"])
+async def test_functions_do_not_set_the_consoles_cookies(line: str) -> None:
+    name = "Set-Cookie" if "invoke" in line else "Fn-Http-H-Set-Cookie"
+    ours = ["stoker_session=x; Path=/", " stoker_form =x", "=stoker_session=x", "stoker_session", "STOKER=1"]
+    function = RecordedFunction(Answer(status=200, headers=[(name, value) for value in ours], body=b"x"))
+    reply = await ask(f"{line.replace('{id}', FN_ID)} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), function)
+    assert [value for name, value in reply.headers if name == "Set-Cookie"] == ["STOKER=1"]

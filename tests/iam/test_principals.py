@@ -221,3 +221,14 @@ async def test_tokens_are_renewed_in_time_for_the_longest_call() -> None:
     assert first.expires_s - clock[0] >= 3600  # a call that has just begun with it can take an hour
     with pytest.raises(InvalidToken, match="expired"):
         issuer.check(tokens[0]["token"], now_s=clock[0] + 4000)
+
+
+def test_a_console_session_of_a_function_ends_with_the_function(node: Node) -> None:
+    function = node.deploy("rp", "visitor", SHOW)
+    found = shown(node, function)
+    signed = _signer(found["RPST"], found["PRIVATE_PEM"]).sign("POST", "/stoker/v1/console/links")
+    path = node.send("POST", "/stoker/v1/console/links", b"", signed).json["path"]
+    cookie = {"cookie": node.send("GET", path).headers["set-cookie"].partition(";")[0]}
+    assert node.send("GET", "/console/", headers=cookie).status == 200
+    node.local("DELETE", f"/v2/fns/{function}")
+    assert node.send("GET", "/console/", headers=cookie).status == 401
