@@ -46,6 +46,8 @@ TAIL_LINES_MAX = 10_000
 """Most old lines that `LogBook.tail` gives."""
 SEARCHES_MAX = 2
 """Searches at once; further ones wait."""
+COMPLAIN_S = 60.0
+"""How often the daemon's log says that lines cannot be written."""
 CURRENT = "log.jsonl"
 
 Record = tuple[float, str, str, str, str]
@@ -123,7 +125,7 @@ class FunctionLog:
         """The last lines, oldest first. ``follower`` gets every line that comes after those, and none twice."""
         async with self._flushing:
             records = self.take_pending()
-            lines = await trio.to_thread.run_sync(self._files.append_and_read, records, last, call_id)
+            lines = await trio.to_thread.run_sync(self._append_and_read, records, last, call_id)
             # No checkpoint from here on: a line is either in the file or offered to the follower.
             if follower is not None:
                 for record in self._pending:
@@ -136,7 +138,21 @@ class FunctionLog:
         if self._pending or self._flushing.locked():
             async with self._flushing:
                 if records := self.take_pending():
-                    await trio.to_thread.run_sync(self._files.append, records)
+                    await trio.to_thread.run_sync(self.append, records)
+
+    def append(self, records: list[Record]) -> None:
+        """Write lines, or lose and count them when the disk is full: functions go on, and what is there can be read.
+        Blocks."""
+        try:
+            self._files.append(records)
+        except OSError as exc:
+            self.drop(sum(len(record[-1]) for record in records))
+            self.book.complain(exc)
+
+    def _append_and_read(self, records: list[Record], last: int, call_id: str | None) -> list[dict[str, str]]:
+        if records:
+            self.append(records)
+        return self._files.read(last, call_id)
 
     def leave(self, follower: Tail) -> None:
         """The follower wants no more lines."""
@@ -170,6 +186,7 @@ class LogBook:
         self._searching = trio.CapacityLimiter(SEARCHES_MAX)
         self._nursery_manager: Any = None
         self._dropped_bytes = 0  # of logs that are gone
+        self._told_s = float("-inf")
         self.watchers: set[Watcher] = set()
         """Those who are told of every line of every function at once; see `daemon.logtail`."""
         self.sinks: list[Callable[[str, Sequence[Record]], None]] = []
@@ -288,12 +305,14 @@ class LogBook:
 
     def _append_all(self, work: list[tuple[FunctionLog, list[Record]]]) -> None:
         for log, records in work:
-            try:
-                log._files.append(records)
-            except OSError as exc:  # the disk is full: functions go on, their lines are lost
-                log.drop(sum(len(record[-1]) for record in records))
-                if self._log is not None:
-                    self._log.error("cannot write function log", error=str(exc))
+            log.append(records)
+
+    def complain(self, error: OSError) -> None:
+        """Lines could not be written. Said now and then, not for each: the daemon's log may be on the same disk."""
+        now_s = time.monotonic()
+        if self._log is not None and now_s - self._told_s >= COMPLAIN_S:
+            self._told_s = now_s
+            self._log.error("cannot write logs of functions: their output is lost, and counted", error=str(error))
 
 
 class Tail:
@@ -378,7 +397,11 @@ class _Files:
                 while count < len(lines) and (size == 0 or size + len(lines[count]) <= self._bytes_max):
                     size += len(lines[count])
                     count += 1
-                _write_all(fd, b"".join(lines[:count]))
+                try:
+                    _write_all(fd, b"".join(lines[:count]))
+                except OSError:
+                    self._checked = False  # perhaps the last line is cut
+                    raise
             finally:
                 os.close(fd)
             del lines[:count]
@@ -396,10 +419,8 @@ class _Files:
     def _older(self, i: int) -> Path:
         return self._directory / f"{CURRENT}.{i}"
 
-    def append_and_read(self, records: list[Record], last: int, call_id: str | None) -> list[dict[str, str]]:
-        """Add the records, then the last lines of all, oldest first."""
-        if records:
-            self.append(records)
+    def read(self, last: int, call_id: str | None) -> list[dict[str, str]]:
+        """The last lines of all, oldest first."""
         found: deque[dict[str, str]] = deque()
         for line in self._newest_first():
             if len(found) >= last:

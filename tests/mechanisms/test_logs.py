@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -285,6 +286,35 @@ async def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
         with trio.fail_after(PATIENCE_S):
             while not (told and (tmp_path / "F2").exists()):  # noqa: ASYNC110  # a thread does it
                 await trio.sleep(0.005)
-        assert told == ["cannot write function log"]
+        assert told == ["cannot write logs of functions: their output is lost, and counted"]
         assert book.dropped_bytes == 4
     assert os.listdir(tmp_path / "F2") == ["log.jsonl"]
+
+
+async def test_what_is_there_can_be_read_on_a_full_disk_and_the_line_that_was_cut_swallows_no_other(
+    tmp_path: Path,
+) -> None:
+    told: list[str] = []
+
+    class Log:
+        def error(self, event: str, **_: object) -> None:
+            told.append(event)
+
+    async with LogBook(tmp_path, Logs(), log=Log()) as book:
+        log = book.open("F1")
+        log.write("stdout", "before")
+        assert await all_of(book.tail("F1")) == ["before"]
+        size = (tmp_path / "F1/log.jsonl").stat().st_size
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))  # like a full disk: 20 bytes, then an error
+        try:
+            for number in range(5):
+                log.write("stdout", f"lost {number}")
+                assert await all_of(book.tail("F1")) == ["before"]
+            await log.settle()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert book.dropped_bytes == 5 * len("lost 0")
+        assert len(told) == 1, "not one line of the daemon's log for each"
+        log.write("stdout", "after")
+        assert await all_of(book.tail("F1")) == ["before", "after"]
