@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 
 import trio
 
@@ -10,6 +11,7 @@ from daemon.catalog import Catalog
 from daemon.core.detached import State
 from daemon.destinations import Outbox
 from daemon.detached import Detached
+from daemon.errors import InternalError
 from daemon.store import detached_records as records
 from daemon.store.database import Database
 
@@ -50,8 +52,10 @@ class DetachedMetrics:
             self._add(found, "stoker_detached_attempts_total", function_id, (outcome,), number)
         for (function_id, *labels), number in outbox.counts.items():
             self._add(found, "stoker_deliveries_total", function_id, tuple(labels), number)
-        for function_id, (number, _) in (await self._database.read(records.totals)).items():
-            self._add(found, "stoker_dead_letters", function_id, (), number)
+        # Who watches the node must see its other numbers also while the database cannot be read.
+        with suppress(InternalError):
+            for function_id, (number, _) in (await self._database.read(records.totals)).items():
+                self._add(found, "stoker_dead_letters", function_id, (), number)
         return found
 
     def _add(self, found: list[Sample], name: str, function_id: str, labels: tuple[str, ...], value: float) -> None:

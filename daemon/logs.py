@@ -141,8 +141,7 @@ class FunctionLog:
                     await trio.to_thread.run_sync(self.append, records)
 
     def append(self, records: list[Record]) -> None:
-        """Write lines, or lose and count them when the disk is full: functions go on, and what is there can be read.
-        Blocks."""
+        """Write lines, or lose and count them when the disk is full: functions go on. Blocks."""
         try:
             self._files.append(records)
         except OSError as exc:
@@ -385,7 +384,9 @@ class _Files:
     def append(self, records: Iterable[Record]) -> None:
         """Add the records, rotating as often as needed: no file is ever above its limit by more than one line."""
         lines = [json.dumps(form(record), ensure_ascii=False).encode("utf-8", "replace") + b"\n" for record in records]
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # No more than these two: a data directory that was moved away must not be begun anew.
+        self._directory.parent.mkdir(exist_ok=True, mode=0o700)
+        self._directory.mkdir(exist_ok=True, mode=0o700)
         while lines:
             fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:

@@ -102,7 +102,7 @@ async def serve(config: Config) -> None:
     become_subreaper()
     raise_descriptor_limit()
     config = replace(config, limits=with_budget(config.limits))
-    async with data_directory(config.data), open_database(config.data / "stoker.db") as database:
+    async with data_directory(config.data), open_database(config.data / "stoker.db", log) as database:
         with (
             open_listeners(config) as listeners,
             open_placement(config.data, with_cgroups(config), config.network, log) as placement,
@@ -407,14 +407,14 @@ def _locked(fd: int) -> bool:
 
 
 @asynccontextmanager
-async def open_database(path: Path) -> AsyncIterator[Database]:
+async def open_database(path: Path, log: Any) -> AsyncIterator[Database]:
     """The open database, until the block ends.
 
     Raises:
       CannotServe: it is damaged, newer than this version, not readable...
     """
     try:
-        database = await Database.open(path)
+        database = await Database.open(path, log=log)
     except DatabaseError as exc:
         raise CannotServe(str(exc)) from exc
     try:

@@ -11,12 +11,15 @@ never wait for the writer.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 import trio
 
@@ -37,6 +40,11 @@ READERS_MAX = 4
 """Reads at once, each on a connection of its own."""
 BUSY_S = 2.0
 """How long to wait for a lock that another program (the sqlite3 shell, a backup) holds on the file."""
+COMPLAIN_S = 60.0
+"""How often the log says that the file cannot be used, for each reason."""
+
+
+MOVED = "the file was moved or deleted while it was in use"
 
 
 class DatabaseError(Exception):
@@ -57,9 +65,13 @@ class _Job(Generic[T]):
 class Database:
     """An open database. Made by `open`."""
 
-    def __init__(self, path: Path, writer: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, writer: sqlite3.Connection, log: Any = None) -> None:
         self._path = path
         self._writer = writer
+        self._log = log
+        self._told_s: dict[str, float] = {}
+        found = os.stat(path)
+        self._file = found.st_dev, found.st_ino
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._places = trio.Semaphore(QUEUE_MAX)
         self._readers: list[sqlite3.Connection] = []
@@ -70,14 +82,14 @@ class Database:
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
 
     @classmethod
-    async def open(cls, path: Path) -> Database:
+    async def open(cls, path: Path, *, log: Any = None) -> Database:
         """Open or make the database and bring it to the present schema. The caller closes it, and holds the lock that
-        keeps a second daemon away from the data directory.
+        keeps a second daemon away from the data directory. ``log`` is told when the file cannot be used any more.
 
         Raises:
           DatabaseError: unreadable, read-only, not a database of ours, damaged, newer, or no room on the disk.
         """
-        db = cls(path, await trio.to_thread.run_sync(_prepare, path))
+        db = cls(path, await trio.to_thread.run_sync(_prepare, path), log)
         db._thread.start()
         return db
 
@@ -124,6 +136,7 @@ class Database:
             try:
                 conn = self._readers.pop()
             except IndexError:  # at most READERS_MAX times: the limiter
+                self._check_place()
                 conn = _connect(self._path, readonly=True)
             try:
                 conn.execute("BEGIN")
@@ -169,6 +182,7 @@ class Database:
     def _try(self, jobs: list[_Job[Any]], *, last: bool = False) -> bool:
         conn = self._writer
         try:
+            self._check_place()
             conn.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 job.result = job.error = None
@@ -193,6 +207,15 @@ class Database:
                 return True
             return False
 
+    def _check_place(self) -> None:
+        """What is written to a file without a name is gone with the process: it must not be acknowledged."""
+        try:
+            found = os.stat(self._path)
+        except OSError as exc:
+            raise sqlite3.OperationalError(f"{MOVED} ({exc.strerror})") from exc
+        if (found.st_dev, found.st_ino) != self._file:
+            raise sqlite3.OperationalError(f"{MOVED} (another file is there)")
+
     def _finish(self, jobs: list[_Job[Any]]) -> None:
         for job in jobs:
             self._places.release()
@@ -206,7 +229,11 @@ class Database:
             if isinstance(exc, sqlite3.OperationalError | sqlite3.DatabaseError)
             else ""
         )
-        return InternalError(detail=f"cannot {act} {self._path}: {_reason(exc)}{cure}")
+        reason, now_s = f"cannot {act} {self._path}: {_reason(exc)}{cure}", time.monotonic()
+        if self._log is not None and now_s - self._told_s.get(reason, float("-inf")) >= COMPLAIN_S:
+            self._told_s[reason] = now_s
+            self._log.error("the database refuses", error=reason)
+        return InternalError(detail=reason)
 
     async def close(self) -> None:
         """Finish the writes that are waiting, then let go of the file. Nothing may be asked afterwards."""
@@ -243,7 +270,9 @@ def _prepare(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
-    conn = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    # A reader never makes the file: one that was moved away would be begun anew.
+    where = f"file:{quote(os.fsencode(path))}?mode={'rw' if readonly else 'rwc'}"
+    conn = sqlite3.connect(where, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         mode = conn.execute("PRAGMA journal_mode").fetchone()[0]
         if mode != "wal" and not readonly:
@@ -310,6 +339,8 @@ def _way_out(exc: BaseException, path: Path) -> str:
         )
     if "readonly" in text or "unable to open" in text:
         return "the file and its directory must be writable by the user that runs stokerd"
+    if MOVED in text:
+        return "put it back where it was and restart stokerd; until then nothing can be changed"
     if "full" in text:
         return "make room on its disk and try again; nothing that was acknowledged is lost"
     if "locked" in text:

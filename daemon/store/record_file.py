@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import msgpack
 import trio
@@ -132,7 +133,7 @@ class RecordFile:
                     conn.execute("ROLLBACK")
                 raise
         except sqlite3.Error as exc:
-            raise InternalError(detail=f"cannot write {self._path}: {exc}") from exc
+            raise InternalError(detail=f"cannot write {self._path}: {exc}{_way_out(exc)}") from exc
         return result
 
     async def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
@@ -157,7 +158,7 @@ class RecordFile:
                     conn.execute("ROLLBACK")
                 self._readers.append(conn)
         except sqlite3.Error as exc:
-            raise InternalError(detail=f"cannot read {self._path}: {exc}") from exc
+            raise InternalError(detail=f"cannot read {self._path}: {exc}{_way_out(exc)}") from exc
 
     async def close(self) -> None:
         """Let go of the file."""
@@ -173,6 +174,12 @@ class RecordFile:
         with contextlib.suppress(sqlite3.Error):
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._writer.close()
+
+
+def _way_out(exc: sqlite3.Error) -> str:
+    if "malformed" in str(exc) or "not a database" in str(exc):
+        return "; restart stokerd: it sets the file aside and begins a new one"
+    return ""
 
 
 def _open(path: Path, log: Any) -> sqlite3.Connection:
@@ -219,7 +226,9 @@ def _prepare(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
-    conn = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    # A reader never makes the file: one that was moved away would be begun anew.
+    where = f"file:{quote(os.fsencode(path))}?mode={'rw' if readonly else 'rwc'}"
+    conn = sqlite3.connect(where, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         if not readonly:
             conn.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts only before the first table

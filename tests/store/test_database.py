@@ -313,6 +313,43 @@ async def test_a_locked_file_is_named_as_such(tmp_path: Path) -> None:
         other.close()
 
 
+async def test_nothing_is_acknowledged_in_a_file_that_was_moved_away_and_none_is_begun_in_its_place(
+    tmp_path: Path,
+) -> None:
+    told: list[str] = []
+
+    class Log:
+        def error(self, event: str, *, error: str) -> None:
+            told.append(error)
+
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "stoker.db"
+    db = await Database.open(path, log=Log())
+    await db.write(lambda conn: conn.execute("CREATE TABLE t (n INTEGER PRIMARY KEY)"))
+    await db.write(put(1))
+    path.rename(tmp_path / "elsewhere")
+    for _ in range(3):
+        with pytest.raises(InternalError) as caught:
+            await db.write(put(2))
+        assert "was moved or deleted while it was in use" in caught.value.detail
+        assert "put it back where it was" in caught.value.detail
+        with pytest.raises(InternalError, match="internal server error"):
+            await db.read(numbers)
+    assert not path.exists(), "no empty database in its place"
+    assert [text.split()[1] for text in told] == ["write", "read"], "told once each, not for every request"
+
+    path.write_bytes(b"")
+    with pytest.raises(InternalError) as caught:
+        await db.write(put(2))
+    assert "another file is there" in caught.value.detail
+    path.unlink()
+
+    (tmp_path / "elsewhere").rename(path)
+    await db.write(put(3))
+    assert await db.read(numbers) == [1, 3]
+    await db.close()
+
+
 # ---- a disk without room
 
 
