@@ -8,8 +8,10 @@ exercises all that is used of it. It wants a stream with ``receive_some``, ``sen
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any, cast
 
+import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
@@ -166,11 +168,27 @@ class _Http1Server(TCPServer):
     @protocol.setter
     def protocol(self, wrapper: Any) -> None:
         wrapper.protocol._check_protocol = _follow_no_upgrade
+        wrapper.protocol._send_h11_event = _say_why(wrapper.protocol._send_h11_event)
         self._protocol = wrapper
 
 
 async def _follow_no_upgrade(_request: Any) -> None:
     """In place of H11Protocol._check_protocol."""
+
+
+def _say_why(send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    """Around H11Protocol._send_h11_event: status lines have a reason, as Fn's and OCI's do; scripts look at it."""
+
+    async def send_with_reason(event: Any) -> None:
+        if isinstance(event, h11.Response) and not event.reason:
+            reason = REASONS.get(event.status_code, b"Unknown")
+            event = h11.Response(status_code=event.status_code, headers=event.headers, reason=reason)
+        await send(event)
+
+    return send_with_reason
+
+
+REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 class _Log:

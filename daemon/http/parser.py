@@ -409,6 +409,8 @@ def _why_not(window: bytes) -> str:
         return "the target must begin with a slash"
     if len(words) == 3 and not re.fullmatch(rb"HTTP/1\.[01]", words[2]):
         return "the version must be HTTP/1.1 or HTTP/1.0"
+    if len(words) > 1 and not words[1].isascii():
+        return "what is not ASCII must be percent-encoded in the target, as UTF-8: é is %C3%A9"
     return "it must be METHOD TARGET HTTP/1.1, one space between, ended by CR LF"
 
 

@@ -208,6 +208,19 @@ async def test_a_bug_in_the_app_is_its_own_affair() -> None:
         assert (await client.ask(HELLO)).status == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [(b"/hello", b"200 OK"), (b"/no", b"404 Not Found"), (b"/broken", b"500 Internal Server Error")],
+)
+async def test_status_lines_have_a_reason(path: bytes, line: bytes) -> None:
+    """As the data plane's do, and Fn's: ``oci raw-request`` shows it, and scripts compare with ``200 OK``."""
+    async with open_door(control=App()) as door, await door.connect() as client:
+        await client.send(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
+        while b"\r\n" not in client.buffer:
+            assert await client.more()
+        assert client.buffer.partition(b"\r\n")[0] == b"HTTP/1.1 " + line
+
+
 async def test_a_raw_app_that_raises_is_logged_and_only_its_connection_ends() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise ZeroDivisionError

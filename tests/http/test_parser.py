@@ -312,3 +312,12 @@ def test_unread_gives_everything_from_the_request_on() -> None:
     assert head is not None
     assert head.target == b"/b"
     assert parser.unread() == second
+
+
+def test_a_target_beyond_ascii_is_refused_with_the_way_to_write_it() -> None:
+    """What ``curl 'http://.../hello?name=José'`` sends."""
+    parser = RequestParser(Http())
+    parser.receive("GET /t/app/hello?name=José HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    with pytest.raises(BadRequest) as refused:
+        parser.head()
+    assert "percent-encoded" in (refused.value.detail or "")
