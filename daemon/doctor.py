@@ -192,6 +192,12 @@ def egress_fact(method: str, missing: str) -> Fact:
     )
 
 
+def in_trouble(egress: Fact, why: str) -> Fact:
+    """Egress while what carries functions' packets is being started again."""
+    how = "the daemon starts it again, after longer and longer pauses: its log says what happens"
+    return replace(egress, active=False, instead="functions cannot reach outside for now", how=how, detail=why)
+
+
 def level_of(active: set[str], *, root: bool = False) -> str:
     """The level that a set of active mechanisms makes.
 

@@ -68,6 +68,10 @@ METRICS = (
         "stoker_networks", "gauge", ("method",),
         "Networks of function versions that are connected. method: how (network.method).",
     ),
+    MetricDoc(
+        "stoker_relay_ends_total", "counter", (),
+        "Programs that carried a network's packets (pasta, slirp4netns) and ended by themselves.",
+    ),
     MetricDoc("stoker_sandbox_level", "gauge", ("level",), "1 for the level of the sandbox: A (all) to D (nothing)."),
     MetricDoc(
         "stoker_sandbox_mechanism", "gauge", ("name",),

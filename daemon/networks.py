@@ -23,6 +23,7 @@ from daemon.blocks import Block, NetworkError, claim, run
 from daemon.config_network import Network
 from daemon.core.network import NetworkPolicy, iptables_rules, nft_rules, rules
 from daemon.netlink import Netlink
+from daemon.relay_keeper import Keeper
 from runtime import landlock
 
 RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
@@ -39,7 +40,8 @@ class Wire:
     """The connection of one version's network."""
 
     slot: int = 0
-    relay: relays.Relay | None = None
+    keeper: Keeper | None = None
+    """Of the program that carries the packets, if that is how it is connected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,8 @@ class Grant:
     mode: str
     namespace: bool = False
     """Whether it has a network of its own."""
+    relayed: bool = False
+    """Whether a program carries its packets (`daemon.relays`)."""
     internet: bool = True
     """Whether it can make sockets of the internet's families at all."""
     connect_ports: tuple[int, ...] | None = None
@@ -103,6 +107,10 @@ class Networks:
         self._key = sum(key.encode()) % 256
         self.connected = 0
         """Networks that are connected now."""
+        self.relay_ends = 0
+        """Relays of packets that ended by themselves."""
+        self._keepers: dict[Keeper, str] = {}
+        self._nursery: trio.Nursery | None = None
 
     # -- what the machine allows --------------------------------------------------------------------------------
 
@@ -180,13 +188,18 @@ class Networks:
         return self._block.gateway if nameservers.loopback_servers() else ""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Answer functions' name queries for as long as that is needed: always, or not at all."""
-        task_status.started()
-        if address := self.needs_name_relay:
-            try:
-                await nameservers.serve(address, nameservers.loopback_servers()[0])
-            except OSError as exc:
-                self._log.error("functions cannot look up names", address=address, error=str(exc))
+        """Keep relays of packets running, and answer functions' name queries if that is needed; until cancelled."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                if address := self.needs_name_relay:
+                    try:
+                        await nameservers.serve(address, nameservers.loopback_servers()[0])
+                    except OSError as exc:
+                        self._log.error("functions cannot look up names", address=address, error=str(exc))
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
 
     def grant(self, policy: NetworkPolicy) -> Grant:
         """What a function with this policy gets here.
@@ -199,7 +212,8 @@ class Networks:
         if policy.mode == "egress":
             if self.has_namespaces and self.method in ("veth", "pasta", "slirp4netns"):
                 text = "".join(f"nameserver {address}\n" for address in self.name_servers())
-                return Grant(mode="egress", namespace=True, resolver=text)
+                relayed = self.method in relays.NAME_SERVER
+                return Grant(mode="egress", namespace=True, relayed=relayed, resolver=text)
             if self.unlimited:
                 return Grant(mode="egress", weaker="the machine's own network, without limits")
             if self.has_ports and self.method != "none":
@@ -228,8 +242,10 @@ class Networks:
         weaker = "the machine's own network: TCP to some ports of any address, UDP without limits"
         return Grant(mode="egress", connect_ports=tuple(sorted(ports - set(self.daemon_ports))), weaker=weaker)
 
-    async def wire(self, pid: int, policy: NetworkPolicy) -> Wire | None:
+    async def wire(self, pid: int, policy: NetworkPolicy, *, owner: str = "") -> Wire | None:
         """Connect the network namespace of a process that waits for it, filtered before it is connected.
+
+        ``owner``: the id of the function that it is for.
 
         Raises:
           NetworkError: it cannot be done; nothing is left of it.
@@ -245,7 +261,7 @@ class Networks:
                 if self.method == "veth":
                     wire = await trio.to_thread.run_sync(self._wire_veth, pid, found)
                 else:
-                    wire = await self._wire_relay(pid, found)
+                    wire = await self._wire_relay(pid, found, owner)
                 self.connected += 1
                 return wire
         except trio.TooSlowError:
@@ -253,13 +269,20 @@ class Networks:
         except OSError as exc:
             raise NetworkError(f"the network cannot be connected: {exc}") from exc
 
-    def unwire(self, wire: Wire | None) -> None:
+    async def let_go(self, wire: Wire | None) -> None:
         """The namespace is going: let go of what was made for it."""
+        if wire is not None and wire.keeper is not None:
+            self._keepers.pop(wire.keeper, None)
+            await wire.keeper.stop()
+        await trio.to_thread.run_sync(self.unwire, wire)
+
+    def unwire(self, wire: Wire | None) -> None:
+        """The same, for a network that no task keeps (`run`)."""
         if wire is None:
             return
         self.connected -= 1
-        if wire.relay is not None:
-            wire.relay.close()
+        if wire.keeper is not None:
+            wire.keeper.close()
         if wire.slot and self._block is not None:
             with Netlink() as host:
                 host.remove(f"{self._block.devices}{wire.slot}")
@@ -355,10 +378,26 @@ class Networks:
             return [self._tools.nft, "-f", "-"], nft_rules(found)
         return [self._tools.iptables_restore], iptables_rules(found)
 
-    async def _wire_relay(self, pid: int, found: list[Any]) -> Wire:
+    async def _wire_relay(self, pid: int, found: list[Any], owner: str) -> Wire:
         await relays.run_inside(pid, *self._filter_inside(found))
-        relay = await relays.start(self.method, self._program(self.method), pid, DEVICE)
-        return Wire(relay=relay)
+        program = self._program(self.method)
+        relay = await relays.start(self.method, program, pid, DEVICE)
+        keeper = Keeper(
+            relay, method=self.method, program=program, pid=pid, device=DEVICE, start_s=self.settings.wire_s,
+            owner=owner, log=self._log, on_end=self._relay_ended,
+        )  # fmt: skip
+        if self._nursery is not None:
+            self._keepers[keeper] = owner
+            self._nursery.start_soon(keeper.run)
+        return Wire(keeper=keeper)
+
+    def _relay_ended(self) -> None:
+        self.relay_ends += 1
+
+    def trouble(self, owner: str = "") -> str:
+        """Why a function, or any, reaches nothing outside just now though it is connected; empty: it does."""
+        found = {keeper.trouble: None for keeper, of in self._keepers.items() if owner in ("", of)}
+        return "; ".join(filter(None, found))
 
 
 @contextmanager

@@ -160,9 +160,9 @@ class Node:
         """The level of what separates functions, and what is missing of it."""
         return self._launcher.sandbox.describe()
 
-    def network(self, app: App) -> dict[str, Any]:
-        """What the app's functions may reach, and what they get here."""
-        return self._launcher.sandbox.network(app)
+    def network(self, app: App, function_id: str) -> dict[str, Any]:
+        """What a function of the app may reach, and what it gets here."""
+        return self._launcher.sandbox.network(app, function_id)
 
     def restart(self, function_id: str) -> int:
         """End the function's idle and starting instances; the floor is filled anew. How many went."""

@@ -111,7 +111,7 @@ class Place:
           NetworkError: it cannot be connected.
         """
         if (networks := self._placement.networks) is not None:
-            self._wire = await networks.wire(pid, plan.network)
+            self._wire = await networks.wire(pid, plan.network, owner=plan.function_id)
 
     def confirm(self, pid: int) -> None:
         """Make sure that the process is where its limits are: a template runs its author's code before it forks.
@@ -131,7 +131,7 @@ class Place:
         """The process is gone: kill what is left of its group, and remove that."""
         if (networks := self._placement.networks) is not None and self._wire is not None:
             wire, self._wire = self._wire, None
-            await trio.to_thread.run_sync(networks.unwire, wire)
+            await networks.let_go(wire)
         if self._group is None:
             return
         group, self._group = self._group, None
@@ -189,6 +189,7 @@ class Placement:
         ]
         if self.networks is not None:
             found.append(("stoker_networks", (self.networks.method,), float(self.networks.connected)))
+            found.append(("stoker_relay_ends_total", (), float(self.networks.relay_ends)))
         return found
 
     def close(self) -> None:

@@ -21,6 +21,8 @@ ADDRESS, GATEWAY = "10.0.2.100", "10.0.2.2"
 NAME_SERVER = {"pasta": "10.0.2.3", "slirp4netns": "10.0.2.3"}
 """Where the program answers name queries, with what the machine's own resolver says, a loopback one included."""
 READY_POLL_S = 0.002
+WORDS_BYTES_MAX = 64 * 2**10
+"""Most of a program's complaints that is kept: what its pipe holds. The rest is lost, and it never waits for us."""
 PROGRAMS = ("passt", "pasta", "slirp4netns")
 """How their processes may be called."""
 _RUNNING: set[int] = set()
@@ -69,22 +71,46 @@ os.execve(sys.argv[2], sys.argv[2:], {})
 class Relay:
     """One running program."""
 
-    def __init__(self, process: subprocess.Popen[bytes], exit_fd: int = -1) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], pidfd: int, words_fd: int, exit_fd: int = -1) -> None:
+        """``words_fd``: what it writes to its standard error comes here. All is taken over."""
         self._process = process
+        self._pidfd = pidfd
+        self._words_fd = words_fd
         self._exit_fd = exit_fd
+
+    async def ended(self) -> None:
+        """Wait until it has ended, however that came. For one task, which calls `close` after."""
+        await trio.lowlevel.wait_readable(self._pidfd)
+
+    def how(self) -> str:
+        """How it ended, with its last words; empty while it runs. Before `close`."""
+        if (code := self._process.poll()) is None:
+            return ""
+        how = f"killed by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
+        try:
+            words = os.read(self._words_fd, WORDS_BYTES_MAX).decode(errors="replace").strip()
+        except BlockingIOError:
+            words = ""
+        return f"{how}: {words[-500:]}" if words else how
 
     def close(self) -> None:
         """End it and wait for that, which takes a millisecond. May be called again."""
-        if self._exit_fd >= 0:
-            os.close(self._exit_fd)
-            self._exit_fd = -1
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
         _RUNNING.discard(self._process.pid)
         _end_orphans()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
+        for fd in (self._words_fd, self._exit_fd, self._pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self._words_fd = self._exit_fd = self._pidfd = -1
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _end_orphans() -> None:
@@ -190,14 +216,9 @@ def _relay(method: str, program: str, pid: int, device: str) -> Relay:
 
 
 def _is_ready(method: str, relay: Relay, pid: int) -> bool:
-    process = relay._process
-    if _has_route(pid) and (method != "pasta" or _is_confined(process.pid)):
-        return True
-    if process.poll() is not None:
-        assert process.stderr is not None
-        words = process.stderr.read(4096).decode(errors="replace").strip()
-        raise NetworkError(f"{method} ended with code {process.returncode}: {words[-500:]}")
-    return False
+    if how := relay.how():
+        raise NetworkError(f"{method} {how}")
+    return _has_route(pid) and (method != "pasta" or _is_confined(relay._process.pid))
 
 
 def _has_route(pid: int) -> bool:
@@ -235,7 +256,7 @@ def _pasta(program: str, pid: int, device: str) -> Relay:
         "--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none",
         "--userns", f"/proc/{pid}/ns/user", "--netns", f"/proc/{pid}/ns/net",
     ]  # fmt: skip
-    return Relay(_popen(command, ()))
+    return _popen(command)
 
 
 def _slirp4netns(program: str, pid: int, device: str) -> Relay:
@@ -245,27 +266,39 @@ def _slirp4netns(program: str, pid: int, device: str) -> Relay:
         if _other_user_namespace(pid):
             command += ["--userns-path", f"/proc/{pid}/ns/user"]
         command += ["--netns-type", "path", f"/proc/{pid}/ns/net", device]
-        process = _popen(command, (reader,))
+        return _popen(command, (reader,), exit_fd=writer)
     except BaseException:
         os.close(writer)
         raise
     finally:
         os.close(reader)
-    return Relay(process, writer)
 
 
 def _other_user_namespace(pid: int) -> bool:
     return os.stat(f"/proc/{pid}/ns/user").st_ino != os.stat("/proc/self/ns/user").st_ino
 
 
-def _popen(command: list[str], fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
+def _popen(command: list[str], fds: tuple[int, ...] = (), *, exit_fd: int = -1) -> Relay:
     """Start it so that it is killed when we end. In the main thread: that signal follows the thread."""
-    process = subprocess.Popen(
-        [_interpreter(), "-I", "-S", "-c", _DIE, str(os.getpid()), *command],
-        pass_fds=fds, env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    words_fd, their_words_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # who complains much loses words, not packets
+    try:
+        process = subprocess.Popen(
+            [_interpreter(), "-I", "-S", "-c", _DIE, str(os.getpid()), *command],
+            pass_fds=fds, env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=their_words_fd,
+        )  # fmt: skip
+        try:
+            pidfd = os.pidfd_open(process.pid)
+        except OSError:
+            process.kill()
+            process.wait()
+            raise
+    except BaseException:
+        os.close(words_fd)
+        raise
+    finally:
+        os.close(their_words_fd)
     _RUNNING.add(process.pid)
-    return process
+    return Relay(process, pidfd, words_fd, exit_fd)
 
 
 def _interpreter() -> str:

@@ -159,7 +159,7 @@ class Sandbox:
         grant = self.networks.grant(plan.network) if self.networks is not None else Grant(mode="host")
         if grant.namespace:
             walls.namespaces |= seccomp.CLONE_NEWNET
-            walls.network = grant.mode
+            walls.network, walls.relayed = grant.mode, grant.relayed
         walls.internet = grant.internet
         walls.connect_ports = None if grant.connect_ports is None else list(grant.connect_ports)
         resolver = _read("/etc/resolv.conf") if grant.resolver is None else grant.resolver
@@ -233,8 +233,8 @@ class Sandbox:
             networks.users = f"{first}-{first + UIDS - 1}"
         self.networks = networks
 
-    def network(self, app: App) -> dict[str, Any]:
-        """For people: what the app's functions may reach, and what they get here."""
+    def network(self, app: App, function_id: str) -> dict[str, Any]:
+        """For people: what a function of the app may reach, and what it gets here."""
         if self.networks is None:
             return {"mode": "host"}
         policy = network_of(app.annotations, default=self.networks.settings.mode)
@@ -243,7 +243,11 @@ class Sandbox:
             grant = self.networks.grant(policy)
         except NetworkError as exc:
             return {**known, "mode": "refused", "weaker": str(exc)}
-        return {**known, "mode": grant.mode, "weaker": grant.weaker}
+        return {**known, "mode": grant.mode, "weaker": grant.weaker, "trouble": self.networks.trouble(function_id)}
+
+    def trouble(self) -> str:
+        """Why functions reach nothing outside just now; empty: they do, or never could."""
+        return self.networks.trouble() if self.networks is not None else ""
 
     def describe(self) -> dict[str, Any]:
         """For people: what is in force."""

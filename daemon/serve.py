@@ -200,7 +200,7 @@ async def _serve(
             series=series, advisor=advisor, diagnosis=sandbox.diagnosis, floor=config.sandbox.floor,
             pcu_steps=config.pcu.steps,
         )  # fmt: skip
-        doctor = doctor_api.Doctor(sandbox.diagnosis, config.sandbox.floor)
+        doctor = doctor_api.Doctor(sandbox.diagnosis, config.sandbox.floor, trouble=sandbox.trouble)
         front_door = FrontDoor(
             config.http,
             route=route,

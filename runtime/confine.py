@@ -24,7 +24,7 @@ CONTROL = 3
 """A template has its control socket where an instance has the pipe that calls come from."""
 FIRST_FREE = 7
 
-_NEVER_MADE = ("net", "uts", "time")
+_NEVER_MADE = {"net": 0, "uts": 0, "time": 0}
 """Namespaces that no function makes. The filter refuses them, but cannot see everything; these the kernel counts."""
 _NEXT_PID = "/proc/sys/kernel/ns_last_pid"
 HOST_NAME = "function"
@@ -60,18 +60,20 @@ def enter_version(places: dict[int, int], *, inheritable: bool = False) -> tuple
             next_pid = os.open(_NEXT_PID, os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
             pass  # no such file in this kernel: the template will be 2
-    counts: list[int] = []
+    counts: list[tuple[int, int]] = []
     if walls.namespaces & seccomp.CLONE_NEWUTS:
         own_name()
     if walls.namespaces & seccomp.CLONE_NEWUSER:
-        counts = namespaces.open_counts(_NEVER_MADE)
+        # A relay of packets holds a UTS namespace beneath this one: its end leaves room for its successor's.
+        own_and_relay = 2 if walls.relayed else 0
+        counts = namespaces.open_counts(_NEVER_MADE | {"uts": own_and_relay})
     if walls.network:
         network.enter(walls.network)
     if walls.root is not None:
         rootfs.build(walls.root)
     pass_gate()
     # Not earlier: the daemon's relay of packets confines itself in namespaces of its own, made beneath this one.
-    namespaces.no_more_of(counts)
+    namespaces.limit_counts(counts)
     if walls.namespaces & seccomp.CLONE_NEWUSER and walls.cgroup_view:
         namespaces.own_cgroup_view()
     return job, next_pid

@@ -117,25 +117,26 @@ def own_cgroup_view() -> None:
         raise OSError(error, f"unshare(CLONE_NEWCGROUP): {os.strerror(error)}")
 
 
-def open_counts(kinds: tuple[str, ...]) -> list[int]:
-    """Descriptors for `no_more_of`: how many namespaces of these kinds there may be beneath this user namespace.
+def open_counts(allowed: dict[str, int]) -> list[tuple[int, int]]:
+    """For `limit_counts`: descriptors of how many namespaces of a kind there may be beneath this user namespace.
 
     While the machine's /proc is still there; fewer where that lets us not say it.
     """
-    fds = []
-    for kind in kinds:
+    found = []
+    for kind, count in allowed.items():
         try:
-            fds.append(os.open(f"/proc/sys/user/max_{kind}_namespaces", os.O_WRONLY | os.O_CLOEXEC))
+            fd = os.open(f"/proc/sys/user/max_{kind}_namespaces", os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
-            pass  # the filter refuses them as well; /proc/sys may be read-only here
-    return fds
+            continue  # the filter refuses them as well; /proc/sys may be read-only here
+        found.append((fd, count))
+    return found
 
 
-def no_more_of(counts: list[int]) -> None:
-    """Allow no more namespaces of the kinds that ``counts`` was opened for, and close it. Those that are there stay."""
-    for fd in counts:
+def limit_counts(counts: list[tuple[int, int]]) -> None:
+    """Set what `open_counts` was given, and close the descriptors. Namespaces that are there stay, whatever it is."""
+    for fd, count in counts:
         try:
-            os.write(fd, b"0")
+            os.write(fd, str(count).encode())
         except OSError:
             pass
         os.close(fd)

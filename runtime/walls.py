@@ -29,6 +29,7 @@ class Walls:
         "network",
         "no_new_privs",
         "readable",
+        "relayed",
         "root",
         "scoped",
         "writable",
@@ -47,6 +48,7 @@ class Walls:
         drop_capabilities: bool = False,
         filter_calls: bool = False,
         network: str = "",
+        relayed: bool = False,
         internet: bool = True,
         memfd: bool = True,
         landlock: bool = False,
@@ -75,6 +77,8 @@ class Walls:
         """Whether system calls are filtered (`runtime.seccomp`)."""
         self.network = network
         """The mode of a network of the version's own, whose namespace is among ``namespaces``; empty: the host's."""
+        self.relayed = relayed
+        """Whether a program of the daemon, which is in the version's user namespace, carries that network's packets."""
         self.internet = internet
         """Whether sockets to the network can be made at all."""
         self.memfd = memfd

@@ -49,6 +49,7 @@ FLOORS = {
     "daemon.placement": 3,
     "daemon.networks": 3,
     "daemon.nameservers": 3,
+    "daemon.relay_keeper": 3,
     "daemon.relays": 3,
     "daemon.blocks": 3,
     "daemon.host_ids": 3,

@@ -90,6 +90,8 @@ def _lines(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
     floor = f"; provisioned {pcu['allocated']} of {pcu['requested']}" if pcu.get("requested") else "; none provisioned"
     waiting = f"; {count(pool['queue'], 'call')} waiting" if pool.get("queue") else ""
     yield "instances", (", ".join(there) or "none") + floor + waiting
+    if trouble := (now.get("network") or {}).get("trouble"):
+        yield "network", f"reaches nothing outside now: {clean(str(trouble))}; the daemon tries again by itself"
 
 
 def _calls(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:

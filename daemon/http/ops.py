@@ -119,8 +119,8 @@ class Node(Facts, bundle_api.Store, Protocol):
     def sandbox(self) -> dict[str, Any]:
         """The level of what separates functions, and what is missing of it."""
 
-    def network(self, app: App) -> dict[str, Any]:
-        """What the app's functions may reach, and what they get here."""
+    def network(self, app: App, function_id: str) -> dict[str, Any]:
+        """What a function of the app may reach, and what it gets here."""
 
 
 # -- health, metrics ---------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def status_form(node: Node, function: Function) -> dict[str, Any]:
         "version": version_form(function.live, live=True),
         "start": asdict(node.start_mode(function)),
         "sandbox": node.sandbox(),
-        "network": node.network(app),
+        "network": node.network(app, function.id),
         "pool": _pool_form(pool) if pool is not None else None,
     }
 

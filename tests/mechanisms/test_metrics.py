@@ -35,6 +35,7 @@ FULL = Gauges(
         ("stoker_deliveries_pending", (), 1), ("stoker_spans_total", ("sent",), 5),
         ("stoker_sandbox_level", ("A",), 1), ("stoker_sandbox_mechanism", ("landlock",), 1),
         ("stoker_control_groups", ("1",), 4), ("stoker_memory_kills_total", (), 1), ("stoker_networks", ("veth",), 2),
+        ("stoker_relay_ends_total", (), 1),
         ("stoker_frozen_instances", (), 3),
         ("stoker_log_lines_sent_total", (), 7), ("stoker_log_lines_unsent_total", (), 1),
         ("stoker_call_records_total", (), 7), ("stoker_call_records_dropped_total", (), 1),

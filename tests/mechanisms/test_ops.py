@@ -71,7 +71,7 @@ class FakeNode:
     def sandbox(self) -> dict[str, Any]:
         return {"level": "A"}
 
-    def network(self, app: App) -> dict[str, Any]:
+    def network(self, app: App, function_id: str) -> dict[str, Any]:
         return {"setting": {"mode": "egress"}, "method": "veth", "mode": "egress", "weaker": ""}
 
     def view(self) -> NodeView:
