@@ -83,5 +83,5 @@ def test_every_mechanism_can_be_switched_off_and_is_then_said_to_be(tmp_path: Pa
         assert (facts[name]["active"], facts[name]["detail"]) == (False, "switched off")
     refused = run("stokerd", "--doctor", STOKER_SANDBOX_SWITCH_OFF="moat")
     assert (refused.returncode, "unknown moat" in refused.stderr) == (2, True)
-    started = run("stokerd", "--data", str(tmp_path), STOKER_SANDBOX_SWITCH_OFF="seccomp")
+    started = run("stokerd", "--data", str(tmp_path), "--listen", "127.0.0.1:0", STOKER_SANDBOX_SWITCH_OFF="seccomp")
     assert (started.returncode, "needs --insecure" in started.stderr) == (1, True)
