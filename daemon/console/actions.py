@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from daemon import permissions as perm
@@ -57,23 +57,19 @@ async def settings(desk: Desk, request: ApiRequest) -> ApiReply:
     function = desk.node.registry.function(request.params["id"])
     try:
         config = forms.pairs(fields, "config")
+        forms.check_unchanged(fields, function_page.fields_of(function))
         change = FunctionChange(
             memory_mib=forms.whole(fields, "memory", low=1, high=1 << 20),
             timeout_s=forms.whole(fields, "timeout", low=1, high=86_400),
             idle_timeout_s=forms.whole(fields, "idle_timeout", low=1, high=86_400),
             pcu_count=forms.whole(fields, "pcu", low=0, high=100_000),
-            config=_merged(function.live.config, config),
+            config=forms.merged(function.live.config, config),
         )
         updated = await desk.node.registry.update_function(function.id, change)
     except StokerError as error:
         return await function_page.show(desk, request, error=error, fields=fields)
     same = updated.live.number == function.live.number and updated.pcu_count == function.pcu_count
     return _back(f"functions/{function.id}", "nothing" if same else "settings")
-
-
-def _merged(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """The change that makes ``old`` become ``new``: an empty value removes a key, as on Fn."""
-    return {**{key: "" for key in old if key not in new}, **new}
 
 
 async def rollback(desk: Desk, request: ApiRequest) -> ApiReply:
@@ -167,6 +163,7 @@ async def show_app(
     return view(
         request, "app.html", here="Functions", error=error, may=allowed,
         done=done(request), app=app, config=typed.get("config", forms.text_of(app.config)),
+        config_kept=forms.unwritable(app.config), seen=forms.mark({"config": forms.text_of(app.config)}),
         images=await desk.images() if request.access.may(perm.REPO_LIST) else [],
         functions=sorted(functions, key=lambda f: f.name), empty=not desk.catalog.functions_of(app.id),
         fields={key: typed.get(key, "") for key in ("name", "image", "memory", "timeout")},
@@ -196,7 +193,8 @@ async def app_config(desk: Desk, request: ApiRequest) -> ApiReply:
     fields = forms.parse(request)
     app = desk.node.registry.app(request.params["app_id"])
     try:
-        config = _merged(app.config, forms.pairs(fields, "config"))
+        config = forms.merged(app.config, forms.pairs(fields, "config"))
+        forms.check_unchanged(fields, {"config": forms.text_of(app.config)})
         await desk.node.registry.update_app(app.id, AppChange(config=config))
     except StokerError as error:
         return await show_app(desk, request, app.id, error=error, fields=fields)

@@ -15,7 +15,7 @@ from html import escape
 __all__ = ["Chart", "Series", "bars", "curve", "lines", "nice_ticks", "number", "sparkline", "timeline"]
 
 WIDTH, HEIGHT = 720, 220
-LEFT, RIGHT, TOP, BOTTOM = 56, 8, 10, 24
+LEFT, RIGHT, TOP, BOTTOM = 56, 8, 20, 24
 TICKS_Y = 4
 TINY = 1e-12
 """What is below counts as nothing: no unit of ours is so small."""
@@ -100,7 +100,7 @@ def _chart(frame: _Frame, series: Sequence[Series], drawn: list[str], title: str
         told = ", ".join(f"{one.label} {_told(one.values[i], frame.show, frame.unit)}" for one in series)
         hits.append(
             f'<g class="hit"><rect x="{frame.x(i) - frame.slot / 2:.1f}" y="{TOP}" width="{frame.slot:.2f}" '
-            f'height="{HEIGHT - TOP - BOTTOM}"/><title>{escape(f"{clock(at)}: {told}")}</title></g>'
+            f'height="{HEIGHT - TOP - BOTTOM}"/><title>{escape(f"{frame.moment(at)}: {told}")}</title></g>'
         )
     highest = max((value for one in series for value in one.values if value is not None), default=0.0)
     said = f"{title}, {frame.span()}; highest value {_told(highest, frame.show, frame.unit)}"
@@ -110,7 +110,7 @@ def _chart(frame: _Frame, series: Sequence[Series], drawn: list[str], title: str
     )
     head = ["Time", *(f"{one.label} ({frame.unit})" if frame.unit else one.label for one in series)]
     rows = [
-        [clock(at), *("-" if (v := one.values[i]) is None else frame.show(v) for one in series)]
+        [frame.moment(at), *("-" if (v := one.values[i]) is None else frame.show(v) for one in series)]
         for i, at in enumerate(frame.times)
     ]
     empty = not any(value for one in series for value in one.values)
@@ -149,6 +149,8 @@ class _Frame:
         self.show = show
         self.unit = unit
         self._ticks = ticks
+        days = {datetime.fromtimestamp(end).date() for end in (*times[:1], *times[-1:])}
+        self._form = "%d %b %H:%M:%S" if len(days) > 1 else "%H:%M:%S"
         self.slot = (WIDTH - LEFT - RIGHT) / max(len(times), 1)
 
     def x(self, i: int) -> float:
@@ -161,7 +163,11 @@ class _Frame:
 
     def span(self) -> str:
         """From when to when, for people."""
-        return f"{clock(self.times[0])} to {clock(self.times[-1])}" if self.times else "no time"
+        return f"{self.moment(self.times[0])} to {self.moment(self.times[-1])}" if self.times else "no time"
+
+    def moment(self, at: float) -> str:
+        """One of its times, for people; with the day where there is more than one."""
+        return datetime.fromtimestamp(at).strftime(self._form)
 
     def axes(self) -> str:
         """Lines and labels of both axes."""
@@ -179,7 +185,9 @@ class _Frame:
                 f"{clock(self.times[i], span_s=self.times[-1] - self.times[0])}</text>"
             )
         if self.unit:
-            parts.append(f'<text class="unit" x="4" y="{TOP + 4}">{escape(self.unit)}</text>')
+            parts.append(
+                f'<text class="unit" x="{LEFT - 6}" y="{TOP - 10}" text-anchor="end">{escape(self.unit)}</text>'
+            )
         return "".join(parts)
 
 

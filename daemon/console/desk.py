@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import trio
@@ -108,7 +110,7 @@ class Desk:
         try:
             with trio.move_on_after(LOG_WAIT_S):
                 async for line in tail:
-                    found.append(_line(line))
+                    found.append(_line(line, self.now()))
         finally:
             tail.close()
         return found
@@ -187,12 +189,20 @@ class Desk:
         return await self.node.database.write(lambda conn: detached_records.purge(conn, [call_id]))
 
 
-def _line(line: Any) -> dict[str, Any]:
+def clock_of(moment: datetime, now: float) -> str:
+    """A moment in the machine's time zone, as all times on the pages are; with the day if that is not today."""
+    local, today = moment.astimezone(), datetime.fromtimestamp(now, UTC).astimezone()
+    return local.strftime("%H:%M:%S" if local.date() == today.date() else "%Y-%m-%d %H:%M:%S")
+
+
+def _line(line: Any, now: float) -> dict[str, Any]:
     text = line.get("line", "")
     at = str(line.get("at", ""))
+    with contextlib.suppress(ValueError):
+        at = clock_of(datetime.fromisoformat(at), now)
     stream = str(line.get("stream", ""))
     return {
         "text": text if isinstance(text, str) else json.dumps(text),
-        "time": at[11:19] if len(at) > 19 else at,
+        "time": at,
         "stream": stream if stream in ("stdout", "stderr", "platform") else "",
     }

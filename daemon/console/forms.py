@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
+import json
 import secrets
+from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import parse_qsl
 
 from daemon.console.sessions import FORM_COOKIE
-from daemon.errors import BadRequest, Forbidden
+from daemon.errors import BadRequest, Conflict, Forbidden
 from daemon.http.views import ApiRequest
 
 TOKEN = FORM_COOKIE
 """Name of the cookie, and of the hidden field that must be equal to it (double submit)."""
+MARK = "stoker_seen"
+"""Name of the hidden field with what the form was made from."""
 FIELDS_MAX = 64
 FORM_TYPE = "application/x-www-form-urlencoded"
 
@@ -89,6 +93,47 @@ def pairs(fields: dict[str, str], name: str, *, separator: str = "=") -> dict[st
     return found
 
 
-def text_of(config: Any) -> str:
-    """A configuration as the lines of a form."""
-    return "\n".join(f"{key}={value}" for key, value in sorted(config.items()))
+def text_of(config: Mapping[str, str]) -> str:
+    """A configuration as the lines of a form, without what cannot be one (`unwritable`)."""
+    left_out = unwritable(config)
+    return "\n".join(f"{key}={value}" for key, value in sorted(config.items()) if key not in left_out)
+
+
+def unwritable(config: Mapping[str, str]) -> list[str]:
+    """Keys that a line of the form cannot hold: a value of several lines (a certificate, say) would come back as
+    something else, an empty one as a deletion. A form leaves them as they are."""
+    return sorted(
+        key
+        for key, value in config.items()
+        if not value or f"{key}={value}".splitlines() != [f"{key}={value}"] or "=" in key or key != key.strip()
+    )
+
+
+def merged(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    """The change that makes ``old`` become ``new``: an empty value removes a key, as on Fn. What the form could not
+    show stays, unless it names it."""
+    kept = set(unwritable(old))
+    return {**{key: "" for key in old if key not in new and key not in kept}, **new}
+
+
+def mark(fields: Mapping[str, str]) -> str:
+    """What a form showed when it was made: it goes with the form, so that a change of somebody else is noticed."""
+    return hashlib.sha256(json.dumps(sorted(fields.items())).encode()).hexdigest()[:32]
+
+
+def check_unchanged(sent: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuse a form that was made from what is not so any more, and would undo the change of somebody else.
+
+    A form without a mark is taken as it is; so is one that asks for what is so already (it was sent twice).
+
+    Raises:
+      Conflict: names what is different now.
+    """
+    typed = {key: sent.get(key, "").replace("\r\n", "\n").strip() for key in now}
+    if sent.get(MARK, "") in ("", mark(now)) or typed == {key: value.strip() for key, value in now.items()}:
+        return
+    others = [f"{key}: {value}" for key, value in now.items() if typed[key] != value.strip()]
+    raise Conflict(
+        "somebody else changed this since the page was loaded; save again to put what is typed here in its place",
+        detail="It is now\n" + "\n".join(others),
+    )

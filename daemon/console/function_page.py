@@ -59,7 +59,8 @@ async def show(
         advice=await _advice(desk, f) if at_once else None, advice_later=not at_once,
         sent=sent or {"body": "", "headers": "Content-Type: application/json", "kind": "sync"},
         answer=answer, logs=await desk.logs(f.id), live_url=desk.live_logs_url(f.id),
-        calls=found.records, now=now, fields=fields or fields_of(f),
+        calls=found.records, now=now, fields=fields or fields_of(f), seen=forms.mark(fields_of(f)),
+        config_kept=forms.unwritable(f.live.config),
         versions=await desk.node.registry.versions(f.id),
     )  # fmt: skip
 

@@ -28,7 +28,7 @@ async def overview(desk: Desk, request: ApiRequest) -> ApiReply:
     hours = await desk.hours()
     apps = []
     for app in sorted(desk.catalog.apps.values(), key=lambda app: app.name):
-        known = desk.catalog.functions_of(app.id)
+        known = sorted(desk.catalog.functions_of(app.id), key=lambda function: function.name)
         shown = [function for function in known if readable(request, function.id)]
         allowed = may(request, app.id, read=perm.APP_READ.of_app(), create=perm.FUNCTION_CREATE.of_app())
         if shown or allowed["read"]:
@@ -101,6 +101,7 @@ async def calls(desk: Desk, request: ApiRequest) -> ApiReply:
     ]
     return view(
         request, "calls.html", here="Calls", calls=found.records, now=now,
+        apps={app.id: app.name for app in desk.catalog.apps.values()},
         older=older, functions=functions, shows=SHOWS, sinces=SINCES,
         chosen={"function": function_id, "show": show, "since": since},
     )  # fmt: skip

@@ -63,6 +63,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["zone"] = zone
     environment.filters.update(duration=duration, mib=mib, size=size, when=when, ago=ago, count=count)
     return environment
 
@@ -97,6 +98,14 @@ def size(value: float) -> str:
 def when(at: float) -> str:
     """A moment (Unix time) in the machine's time zone."""
     return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def zone() -> str:
+    """The machine's time zone now: its name, and how far it is from UTC."""
+    local = datetime.now(UTC).astimezone()
+    name, offset = local.tzname() or "", local.strftime("%z")
+    shift = f"UTC{offset[:3]}:{offset[3:]}"
+    return "UTC" if name == "UTC" else shift if name[:1] in "+-" else f"{name}, {shift}"
 
 
 def ago(at: float, now: float) -> str:

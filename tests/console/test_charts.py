@@ -68,6 +68,15 @@ def test_a_gap_breaks_the_line_and_a_lone_value_is_a_dot() -> None:
     assert [row[1] for row in chart.rows] == ["1", "2", "-", "3"]
 
 
+def test_times_of_several_days_name_the_day() -> None:
+    week = [1_700_000_000.0 + 86_400 * i for i in range(8)]
+    chart = charts.lines(week, [Series("a", [1.0] * 8, "s1")], title="t", unit="")
+    assert len({row[0] for row in chart.rows}) == 8
+    assert all(f"<title>{row[0]}:" in chart.svg for row in chart.rows)
+    hour = charts.lines([week[0], week[0] + 1], [Series("a", [1.0, 2.0], "s1")], title="t", unit="")
+    assert len(hour.rows[0][0]) == len("12:00:00")
+
+
 def test_bars_stand_on_each_other() -> None:
     chart = charts.bars([0], [Series("a", [1], "s1"), Series("b", [3], "s2")], title="t", unit="")
     bars = [e.attrib for e in ET.fromstring(chart.svg).iter() if e.attrib.get("class", "").startswith("bar")]

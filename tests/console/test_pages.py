@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import time
+from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlencode
@@ -13,7 +14,7 @@ import pytest
 
 from bench.measure_console import fill
 from daemon.console.desk import ADVISED_AT_ONCE_MAX
-from tests.system.daemon import HELLO, Daemon, Reply, bundle, run_daemon
+from tests.system.daemon import HELLO, Daemon, Reply, bundle, eventually, run_daemon
 
 pytestmark = pytest.mark.processes
 
@@ -206,3 +207,41 @@ def test_a_page_does_not_wait_for_advice_about_many_calls(tmp_path: Path) -> Non
         advice = daemon.request("GET", f"/console/functions/{function}/advice").body.decode()
         assert "would have removed" in advice
         assert '<section class="card" id="advice"' in advice
+
+
+def test_what_the_settings_form_cannot_show_stays(browser: Browser, shared_daemon: Daemon) -> None:
+    pem = "-----BEGIN-----\nA=1\n-----END-----"
+    function_id = shared_daemon.deploy("kept", HELLO, config={"PEM": pem, "PLAIN": "1"})
+    page = checked(browser.get(f"/console/functions/{function_id}"))
+    assert "BEGIN" not in page
+    assert re.search(r"kept as they are[^<]*<span[^>]*>PEM</span>", page)
+    settings = {"memory": "128", "timeout": "30", "idle_timeout": "30", "pcu": "0", "config": "PLAIN=2"}
+    checked(browser.send(f"/console/functions/{function_id}/settings", settings))
+    assert shared_daemon.api("GET", f"/v2/fns/{function_id}")["config"] == {"PEM": pem, "PLAIN": "2"}
+
+
+def test_the_change_of_another_is_not_undone_unseen(browser: Browser, shared_daemon: Daemon) -> None:
+    function_id = shared_daemon.deploy("shared", HELLO)
+    page = checked(browser.get(f"/console/functions/{function_id}"))
+    seen = re.findall(r'name="stoker_seen" value="(\w+)"', page)[0]
+    shared_daemon.api("PUT", f"/v2/fns/{function_id}", {"timeout": 77})
+    settings = {"memory": "256", "timeout": "30", "idle_timeout": "30", "pcu": "0", "config": ""}
+    page = checked(browser.send(f"/console/functions/{function_id}/settings", {**settings, "stoker_seen": seen}), 409)
+    assert "somebody else changed this" in page
+    assert "timeout: 77" in page
+    assert shared_daemon.api("GET", f"/v2/fns/{function_id}")["timeout"] == 77
+    again = re.findall(r'name="stoker_seen" value="(\w+)"', page)[0]
+    page = checked(browser.send(f"/console/functions/{function_id}/settings", {**settings, "stoker_seen": again}))
+    assert shared_daemon.api("GET", f"/v2/fns/{function_id}")["timeout"] == 30
+
+
+def test_log_lines_have_the_times_of_the_machine(tmp_path: Path) -> None:
+    with run_daemon(tmp_path / "data", env={"TZ": "XYZ-05:30"}) as daemon:  # five and a half hours ahead of UTC
+        function_id = daemon.deploy("prints", PRINTS)
+        daemon.invoke(function_id, "x")
+        (line,) = eventually(lambda: daemon.api("GET", "/stoker/v1/logs?app=app&stream=stdout")["items"][-1:])
+        page = checked(daemon.request("GET", f"/console/functions/{function_id}"))
+    (shown,) = re.findall(r'<div class="line stdout"><time>([^<]*)</time>', page)[-1:]
+    ahead = datetime.fromisoformat(line["at"]).astimezone(timezone(timedelta(hours=5, minutes=30)))
+    assert shown.endswith(ahead.strftime("%H:%M:%S"))
+    assert "XYZ, UTC+05:30" in page

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daemon.console import forms
 from daemon.console.sessions import LINK_S, LINKS_MAX, SESSION_S, SESSIONS_MAX, Sessions
-from daemon.errors import BadRequest, Forbidden, QueueFull
+from daemon.errors import BadRequest, Conflict, Forbidden, QueueFull
 from daemon.http.views import ApiRequest
 from daemon.permissions import Principal
 
@@ -120,3 +122,28 @@ def test_all_that_a_principal_opened_ends_at_once(sessions: Sessions) -> None:
     assert sessions.principal(other) is not None
     with pytest.raises(Forbidden):
         sessions.redeem(waiting)
+
+
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=6), st.text(max_size=8), max_size=6),
+    st.dictionaries(
+        st.from_regex(r"[A-Z_]{1,4}", fullmatch=True), st.sampled_from(["", "x", "a=b", "1\n2"]), max_size=6
+    ),
+)
+def test_a_configuration_comes_back_from_its_form_as_it_was(wild: dict[str, str], tame: dict[str, str]) -> None:
+    config = {**wild, **tame}
+    sent = {"config": forms.text_of(config).replace("\n", "\r\n")}
+    change = forms.merged(config, forms.pairs(sent, "config"))
+    after = {key: value for key, value in {**config, **change}.items() if value or key not in change}
+    assert after == config
+
+
+def test_a_form_that_would_undo_the_change_of_another_is_refused_once() -> None:
+    shown, now = {"memory": "128", "config": "A=1"}, {"memory": "128", "config": "A=2"}
+    mine = {"memory": "256", "config": "A=1", forms.MARK: forms.mark(shown)}
+    with pytest.raises(Conflict) as refused:
+        forms.check_unchanged(mine, now)
+    assert "config: A=2" in refused.value.detail
+    forms.check_unchanged({**mine, forms.MARK: forms.mark(now)}, now)  # seen, and sent again
+    forms.check_unchanged(mine, {"memory": "256", "config": "A=1"})  # sent twice: it is so already
+    forms.check_unchanged(mine, shown)

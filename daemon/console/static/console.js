@@ -44,6 +44,17 @@ for (const button of document.querySelectorAll("button[data-live]")) {
     target.scrollTop = target.scrollHeight;
   });
 }
+// A second click while the answer is awaited would call the function, or create a thing, once more.
+for (const form of document.querySelectorAll("form[method=post]")) {
+  form.addEventListener("submit", (event) => {
+    if (form.dataset.sent) event.preventDefault();
+    form.dataset.sent = "yes";
+  });
+}
+addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+});
+
 for (const logs of document.querySelectorAll(".logs")) logs.scrollTop = logs.scrollHeight;
 
 for (const section of document.querySelectorAll("section[data-later]")) {
