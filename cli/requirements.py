@@ -18,6 +18,15 @@ FILES_MAX = 50
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _FDK = re.compile(r"fdk\s*(\[[^\]]*\])?(\s|$|[=~!<>@;(,])", re.IGNORECASE)
+_VERSION = (
+    r"v?(\d+!)?\d+(\.\d+)*(\.\*|([-_.]?(alpha|beta|preview|pre|a|b|c|rc)[-_.]?\d*)?(-\d+|[-_.]?(post|rev|r)[-_.]?\d*)?"
+    r"([-_.]?dev[-_.]?\d*)?(\+[a-z\d]+([-_.][a-z\d]+)*)?)"
+)
+"""A version as PEP 440 spells it, or a prefix of one with ``.*``."""
+_CLAUSE = rf"\s*(===\s*\S+|(==|~=|!=|<=|>=|<|>)\s*{_VERSION})\s*"
+_WHOLE_FDK = re.compile(
+    rf"fdk\s*(\[[^\]]*\]\s*)?(@.+|\(?({_CLAUSE}(,{_CLAUSE})*,?\s*)?\)?)\s*(;.*|\s--.*)?", re.IGNORECASE
+)
 _OPTION = re.compile(r"(-r|--requirement|-c|--constraint|-e|--editable|-f|--find-links)(?:\s*=\s*|\s+|(?=[^-\s=]))(.+)")
 _ARCHIVE = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _SKIPPED = {".git", ".hg", "__pycache__", "build", ".venv", ".tox"}
@@ -48,7 +57,8 @@ def read(path: Path, *, keep_fdk: bool = False) -> Requirements:
     ``keep_fdk``: for a program that is not run by our worker and so needs the FDK of its own.
 
     Raises:
-      CliError: an included file is missing or not text.
+      CliError: an included file is missing or not text, or a line about ``fdk`` is no requirement. Such a line would
+        be left out with whatever has run into it, as when something is appended to a file without a last line end.
     """
     found = Requirements()
     if path.exists():
@@ -102,6 +112,10 @@ class _Reader:
 
     def _requirement(self, path: Path, line: str, place: str, constraint: bool) -> None:
         if names_fdk(line) and not self._keep_fdk:
+            if not _WHOLE_FDK.fullmatch(line):
+                raise CliError(
+                    f"{place}: {line!r} is not a requirement", hint="one package a line: is a line end missing?"
+                )
             return
         name, marker, rest = line.partition(";")
         direct = re.fullmatch(r"([A-Za-z0-9._\-]+\s*(?:\[[^\]]*\])?\s*@\s*)?(file:(?://)?)?(.+?)(\[[^\]]*\])?\s*", name)

@@ -101,7 +101,7 @@ def files(function: str, runtime: str) -> dict[str, tuple[str, bool]]:
     """Name -> text and whether it is executable; for python, node and exec."""
     match family(runtime):
         case "":
-            return {"func.py": (PYTHON, False), "requirements.txt": ("fdk>=0.1.128", False)}
+            return {"func.py": (PYTHON, False), "requirements.txt": ("fdk>=0.1.128\n", False)}
         case "node":
             return {"func.js": (NODE, False), "package.json": (PACKAGE % function, False)}
         case "exec":

@@ -323,7 +323,9 @@ def test_init_makes_what_can_be_deployed(bare_stoker: Stoker, tmp_path: Path) ->
         "entrypoint: /python/bin/fdk /function/func.py handler\nmemory: 256\n"
         "triggers:\n- name: pyf\n  type: http\n  source: /pyf\n"
     )
-    assert (tmp_path / "pyf" / "requirements.txt").read_text() == "fdk>=0.1.128"
+    assert (
+        tmp_path / "pyf" / "requirements.txt"
+    ).read_text() == "fdk>=0.1.128\n"  # the last line ends: lines get appended
     assert bare_stoker("build", "pyf", "-o", "x.zip").code == 0
 
 

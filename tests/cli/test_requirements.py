@@ -33,10 +33,20 @@ def read(tmp_path: Path, text: str) -> requirements.Requirements:
         "fdk (>=0.1)",
         "  fdk  ",
         "fdk==0.1 \\\n  --hash=sha256:00 \\\n  --hash=sha256:11",
+        "fdk >= 0.1, < 2.0rc1, != 1.*, != 1.0.post1+local.2 ; python_version > '3'",
     ],
 )
 def test_fdk_is_left_out(tmp_path: Path, line: str) -> None:
     assert read(tmp_path, f"{line}\nrequests\n").lines == ["requests"]
+
+
+@pytest.mark.parametrize(
+    "line", ["fdk>=0.1.128six==1.16.0", "fdk>=0.1.128requests", "fdk==0.1numpy<2", "fdk>=", "fdk 1"]
+)
+def test_what_ran_into_fdk_is_not_left_out_with_it(tmp_path: Path, line: str) -> None:
+    with pytest.raises(CliError, match=r"requirements\.txt line 2: '.*' is not a requirement") as refused:
+        read(tmp_path, f"requests\n{line}")
+    assert refused.value.hint == "one package a line: is a line end missing?"
 
 
 @pytest.mark.parametrize("line", ["fdk-extras", "fdkx", "my-fdk", "fdk_tools==1", "fdk.more"])
