@@ -6,6 +6,8 @@ says too.
 
 from __future__ import annotations
 
+from tests.hostile.site import Site
+
 _LET_THROUGH: list[tuple[str, str, str, str]] = [
     # attack, configurations, names of violations, what is missing
     # level C
@@ -21,3 +23,13 @@ EXPECTED = {
     for configuration in configurations.split()
 }
 """``(configuration, attack): (names of violations, why)``."""
+
+
+def expected(site: Site, attack: str) -> tuple[frozenset[str], str]:
+    """The names of the violations that are let through on this site, and why; no names where none is."""
+    known = EXPECTED.get((site.configuration.name, attack), (frozenset(), ""))
+    if attack == "net_reach" and not known[0]:
+        (egress,) = (fact for fact in site.api("GET", "/stoker/v1/doctor")["facts"] if fact["name"] == "egress")
+        if not egress["active"]:  # docs/how-to/network.md, method ports: UDP is not limited
+            return frozenset({"reached-host"}), f"a filtered network is missing: {egress['detail']}"
+    return known

@@ -11,7 +11,7 @@ import pytest
 
 from tests.hostile import attacks
 from tests.hostile.conftest import Place
-from tests.hostile.expected import EXPECTED
+from tests.hostile.expected import expected
 from tests.hostile.site import CONFIGURATIONS
 from tests.hostile.visit import Visit
 
@@ -54,17 +54,17 @@ def results(request: pytest.FixtureRequest, places: Callable[[str], Place]) -> C
 @pytest.mark.parametrize("attack", attacks.ATTACKS)
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_attack(
-    configuration: str, attack: str, request: pytest.FixtureRequest,
+    configuration: str, attack: str, request: pytest.FixtureRequest, places: Callable[[str], Place],
 ) -> None:  # fmt: skip
     if why := CONFIGURATIONS[configuration].why_not():
         pytest.skip(f"configuration {configuration}: {why}")
     results = request.getfixturevalue("results")
-    names, reason = EXPECTED.get((configuration, attack), (frozenset(), ""))
+    violations: list[str] = results(configuration, attack).result(PATIENCE_S)
+    names, reason = expected(places(configuration).site, attack)
     if names:
         request.applymarker(
             pytest.mark.xfail(strict=not reason.startswith("sometimes"), raises=LetThrough, reason=reason)
         )
-    violations: list[str] = results(configuration, attack).result(PATIENCE_S)
     surprises = [v for v in violations if v.partition(":")[0] not in names]
     assert not surprises, "\n".join(surprises)
     if violations:
