@@ -98,6 +98,8 @@ class Networks:
         """A test switched all limits of the network off."""
         self.daemon_ports: list[int] = []
         """TCP ports that no function may reach."""
+        self.host_calls = False
+        """Whether functions in mode host may reach them all the same: requests are signed there."""
         self.users = ""
         """Range of the users that functions run as, if these are their own."""
         self._log = log
@@ -228,8 +230,11 @@ class Networks:
         return Grant(mode="none", internet=False, weaker=weaker)
 
     def _grant_host(self) -> Grant:
-        """The machine's network, but not the daemon's own ports: there a worker would have the machine's rights."""
-        if (self._block is not None and self.users) or self.unlimited:
+        """The machine's network, but not the daemon's own ports, where a worker would have the machine's rights.
+
+        In mode iam it has only those of its function: then it may call.
+        """
+        if (self._block is not None and self.users) or self.unlimited or self.host_calls:
             return Grant(mode="host")
         if not self.has_ports:
             raise NetworkError("network mode host needs root with nftables, or Landlock's rules for TCP (Linux 6.7)")
@@ -325,7 +330,7 @@ class Networks:
 
     def _prepare(self) -> None:
         assert self._block is not None
-        self._block.users, self._block.ports = self.users, self.daemon_ports
+        self._block.users, self._block.ports = self.users, [] if self.host_calls else self.daemon_ports
         self._block.prepare(relay=bool(self.needs_name_relay))
 
     def _wire_veth(self, pid: int, found: list[Any]) -> Wire:

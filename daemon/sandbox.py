@@ -221,13 +221,16 @@ class Sandbox:
         debugger = [[plan.debugger, DEBUGGER]] if plan.debugger else []
         return [*binds, [pycache, PYCACHE], *caches, *debugger]
 
-    def join(self, networks: Networks, daemon_ports: list[int]) -> None:
-        """From now on functions get networks of these, and never reach the daemon's ``daemon_ports``."""
+    def join(self, networks: Networks, daemon_ports: list[int], *, host_calls: bool) -> None:
+        """From now on functions get networks of these, and do not reach the daemon's ``daemon_ports``.
+
+        ``host_calls``: but for those in mode host.
+        """
         has = self.diagnosis.has
         networks.has_namespaces = bool(self.namespaces) and has("net")
         networks.has_ports = networks.has_ports and has("landlock-net")
         networks.unlimited = not networks.has_namespaces and "landlock-net" in self._settings.switch_off
-        networks.daemon_ports = daemon_ports
+        networks.daemon_ports, networks.host_calls = daemon_ports, host_calls
         if self.namespaces and has("own-uid"):
             first = self._settings.uid_first
             networks.users = f"{first}-{first + UIDS - 1}"

@@ -295,7 +295,7 @@ def open_sandbox(config: Config, placement: Placement, ports: list[int], log: An
     note = log.warning if diagnosis.level == "D" or config.sandbox.switch_off else log.info
     note("sandbox", level=diagnosis.level, floor=config.sandbox.floor, missing=", ".join(diagnosis.missing()))
     sandbox = Sandbox(diagnosis, config.sandbox, config.limits)
-    sandbox.join(networks, ports)
+    sandbox.join(networks, ports, host_calls=config.auth.mode == "iam")
     return sandbox
 
 

@@ -118,6 +118,44 @@ def _signer(token: str, pem: str) -> Signer:
     return Signer(f"ST${token}", load_pem_private_key(pem.encode(), None))  # type: ignore[arg-type]
 
 
+CALLS = """
+import io, json, os, sys
+sys.path.insert(0, {packages!r})
+import oci
+from fdk import response
+
+def handler(ctx, data: io.BytesIO = None):
+    signer = oci.auth.signers.get_resource_principals_signer()
+    client = oci.functions.FunctionsInvokeClient({{}}, signer=signer, service_endpoint=os.environ["STOKER_ENDPOINT"])
+    try:
+        answer = client.invoke_function(data.getvalue().decode(), invoke_function_body="from a function")
+        found = [answer.status, answer.data.text]
+    except oci.exceptions.ServiceError as exc:
+        found = [exc.status, exc.code]
+    return response.Response(ctx, response_data=json.dumps(found))
+"""
+
+
+def test_a_function_calls_another_with_oracles_sdk_in_mode_host(tmp_path: Path) -> None:
+    """All of it inside the sandbox. In mode egress the machine, and with it the daemon, cannot be reached."""
+    packages = next((sdk_python().parents[1] / "lib").glob("python3*/site-packages"))
+    config = f"{{auth: {{mode: iam}}, sandbox: {{readable: [{packages}]}}, limits: {{start_s: 120}}}}"
+    with run_node(tmp_path / "node" / "data", config=config) as node:
+        app = node.local("POST", "/v2/apps", {"name": "rp", "annotations": {"stoker.dev/network": "host"}})
+        source = CALLS.format(packages=str(packages))
+        caller = node.deploy(app["name"], "caller", source, memory=512, timeout=300)
+        callee = node.deploy(app["name"], "callee", "def handler(ctx, data=None):\n    return data.getvalue()\n")
+
+        def called() -> Any:
+            return node.local("POST", f"/invoke/{caller}", ocid.function_ocid(callee).encode())
+
+        assert called() == [404, "NotAuthorizedOrNotFound"]
+        rule = f"resource.id = '{ocid.function_ocid(caller)}'"
+        node.local("POST", "/stoker/v1/iam/dynamic-groups", {"name": "Workers", "rule": rule})
+        node.policy("workers", "Allow dynamic-group Workers to use fn-invocation in tenancy")
+        assert called() == [200, "from a function"]
+
+
 def test_functions_have_keys_of_their_own_and_instances_share_theirs(node: Node) -> None:
     one, two = node.deploy("rp", "one", SHOW), node.deploy("rp", "two", SHOW)
     first, second, again = shown(node, one), shown(node, two), shown(node, one)
