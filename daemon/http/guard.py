@@ -46,7 +46,7 @@ class Guard:
             if scheme not in ("http", "https") or not slashes or not (origin_host == host or self._known(origin_host)):
                 raise Forbidden(
                     f"origin {origin!r} is not allowed",
-                    detail="a page of another site may not call functions",
+                    detail="pages of this machine and of http.allowed_hosts may call functions",
                 )
         elif fetch_site == "cross-site":
             raise Forbidden("cross-site request is not allowed", detail="Sec-Fetch-Site: cross-site without an Origin")

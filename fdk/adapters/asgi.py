@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 from fdk.adapters.base import AdapterRunner, Reply, Request, import_handler
 from fdk.runner import _open_loop
 
@@ -81,7 +83,13 @@ class AsgiApp:
             else:
                 raise RuntimeError(f"the ASGI application sent {kind!r} out of turn")
 
-        await self._application(scope(request, self._state), receive, send)
+        try:
+            await self._application(scope(request, self._state), receive, send)
+        except Exception:
+            if not over.is_set():
+                raise
+            # The answer is whole, a framework's own page for its 500 or one before a background task: it counts.
+            traceback.print_exc()
         if not over.is_set():
             what = "ended before its response was complete" if started else "ended without a response"
             raise RuntimeError(f"the ASGI application {what}")

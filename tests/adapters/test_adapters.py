@@ -110,7 +110,7 @@ def same(ours: Reply, native: dict[str, Any], raw_cookies: list[str]) -> list[st
     ("adapter", "file", "more"),
     [
         ("wsgi", "flask_app.py", [("GET", "/breaks", b"", [])]),
-        ("asgi", "starlette_app.py", []),
+        ("asgi", "starlette_app.py", [("GET", "/breaks", b"", [])]),
     ],
 )
 def test_a_web_application_answers_as_under_its_own_client(
@@ -164,6 +164,8 @@ def test_bare_asgi(deploy: Callable[..., Deployed], shared_daemon: Daemon) -> No
     assert (reply.status, reply.body) == (418, b"body more")
     assert [function.open("GET", path).status for path in ("/raise", "/silent", "/half")] == [502, 502, 502]
     assert shared_daemon.invoke(function.id, b"direct").body == b"direct more"
+    late = function.open("GET", "/late")
+    assert (late.status, late.body) == (418, b" more"), "what was answered in full counts, as in other servers"
     assert text_sent_back(function) == TEXT
 
 

@@ -65,6 +65,10 @@ async def background(request):
     return JSONResponse(done, background=BackgroundTask(done.append, "ran"))
 
 
+async def breaks(request):
+    raise ArithmeticError("of the application")
+
+
 async def nothing(request):
     return Response(status_code=204)
 
@@ -78,6 +82,7 @@ app = Starlette(
         Route("/binary", binary),
         Route("/background", background),
         Route("/nothing", nothing),
+        Route("/breaks", breaks),
     ],
     lifespan=lifespan,
 )
@@ -97,3 +102,5 @@ async def bare(scope, receive, send):
     if path == "/half":
         return
     await send({"type": "http.response.body", "body": b" more"})
+    if path == "/late":
+        raise LookupError("after the answer")
