@@ -14,6 +14,7 @@ import trio
 
 from daemon import relays
 from daemon.blocks import NetworkError
+from runtime import linux
 
 PAUSE_FIRST_S = 0.1
 """From a program's end to its successor's start; twice that after each one that ends or fails soon."""
@@ -44,7 +45,7 @@ class Keeper:
         self._owner = owner
         self._log = log
         self._on_end = on_end
-        self._network = self._namespace()
+        self._network = _network_of(pid)
         self._scope = trio.CancelScope()
         self._over = trio.Event()
         self._started = False
@@ -69,8 +70,6 @@ class Keeper:
     async def _until_end(self) -> None:
         assert self._relay is not None
         await self._relay.ended()
-        if self._namespace() != self._network:
-            await trio.sleep_forever()  # the function ended with it: `stop` comes
         self.trouble = f"{self._method} {self._relay.how()}"
         self._relay.close()
         self._relay = None
@@ -79,17 +78,17 @@ class Keeper:
     async def _replace(self, pause_s: float) -> float:
         """Start relays until one connects; the pause before the next one."""
         while True:
+            if not self._is_alive():
+                await trio.sleep_forever()  # the function ended, and the relay for that reason: `stop` comes
             self._log.warning(
                 "functions reach nothing outside: what carries their packets has ended and is started again",
                 owner=self._owner, reason=self.trouble, again_in_s=round(pause_s, 1),
             )  # fmt: skip
             await trio.sleep(pause_s)
-            if self._namespace() != self._network:
-                await trio.sleep_forever()
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
             try:
                 with trio.fail_after(self._start_s):
-                    self._relay = await relays.start(self._method, self._program, self._pid, self._device)
+                    self._relay = await relays.start(self._method, self._program, self._way_in(), self._device)
             except (NetworkError, OSError) as exc:
                 self.trouble = str(exc)
             except trio.TooSlowError:
@@ -99,13 +98,22 @@ class Keeper:
                 self._log.info("functions reach outside again", owner=self._owner, method=self._method)
                 return pause_s
 
-    def _namespace(self) -> tuple[int, int]:
-        """Which network the process is in: its number may be another's by now."""
-        try:
-            found = os.stat(f"/proc/{self._pid}/ns/net")
-        except OSError:
-            return 0, 0
-        return found.st_dev, found.st_ino
+    def _is_alive(self) -> bool:
+        return linux.state_and_parent(self._pid)[0] not in ("", "Z", "X")
+
+    def _way_in(self) -> int:
+        """A process in the network by which it can be entered; by its number alone it could be another's by now.
+
+        A program's first process shows its namespaces to nobody, so that the program cannot look into it. The program
+        itself does.
+
+        Raises:
+          NetworkError: there is none.
+        """
+        for pid in (self._pid, *linux.children(self._pid)):
+            if _network_of(pid) == self._network != (0, 0):
+                return pid
+        raise NetworkError("the function lets nobody into its network any more")
 
     async def stop(self) -> None:
         """Start no more relays. Then `close`."""
@@ -118,3 +126,12 @@ class Keeper:
         if self._relay is not None:
             self._relay.close()
             self._relay = None
+
+
+def _network_of(pid: int) -> tuple[int, int]:
+    """Which network namespace a process is in; zeros if it does not show that, or is gone."""
+    try:
+        found = os.stat(f"/proc/{pid}/ns/net")
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino

@@ -49,25 +49,25 @@ def once(visit: Visit) -> None:
 @drive
 def mem_bytes(visit: Visit) -> None:
     visit.send()
-    visit.memory_of(visit.either(*OOM))
+    visit.fill_memory()
 
 
 @drive
 def mem_shared_mmap(visit: Visit) -> None:
     visit.send()
-    visit.memory_of(visit.either(*OOM))
+    visit.fill_memory()
 
 
 @drive
 def mem_children(visit: Visit) -> None:
     visit.send()
-    visit.memory_of(visit.either(*OOM))
+    visit.fill_memory()
 
 
 @drive
 def mem_tmpfs_memfd(visit: Visit) -> None:
     visit.send()
-    visit.memory_of(visit.either(*OOM))
+    visit.fill_memory()
 
 
 @drive
@@ -142,8 +142,8 @@ def cpu_after_response(visit: Visit) -> None:
 
 @drive
 def slow_loris(visit: Visit) -> None:
-    visit.send(timeout=1)
-    visit.error("function-timeout", sleep_s=1.4)
+    visit.send(timeout=3)
+    visit.error("function-timeout", sleep_s=3.4)
     visit.call()
     time.sleep(0.5)  # the late answer's time: nothing may come of it
     visit.site.invoke(visit.function_id)
@@ -313,11 +313,12 @@ def poison_template(visit: Visit) -> None:
 @drive
 def shared_memory_template(visit: Visit) -> None:
     visit.send()
-    replies = visit.at_once(3, sleep_s=0.5)
-    befores = [answer_of(reply)["facts"]["before"] for reply in replies]
+    replies = visit.at_once(3, sleep_s=1.0)
+    seen = [(facts["before"], facts["own"]) for facts in (answer_of(reply)["facts"] for reply in replies)]
     for reply in replies:
         visit.violations += reply.json["violations"]
-    visit.check(befores == [0, 0, 0], "shared-mapping", f"{befores}")
+    # A machine so busy that a call had to wait for another's instance: what that saw must be its own.
+    visit.check(all(before == own for before, own in seen), "shared-mapping", f"{seen}")
 
 
 @drive

@@ -14,7 +14,7 @@ from daemon.cgroup_probe import name_for, probe
 from daemon.cgroups import Cgroups, Group
 from runtime import cgroups as joining
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from daemon.cgroup_probe import name_for
+from daemon.cgroups import own_paths
 from tests.limits.outside import PORT, REDIS, outside
 from tests.system.daemon import Daemon, all_gone, eventually, run_daemon
 
@@ -141,11 +142,30 @@ def test_cpu_is_capped_by_the_annotation_and_changing_it_starts_anew(running: Da
     need_groups(running)
     capped = function(running, "capped", annotations={"stoker.dev/cpu": 0.2})
     assert float(running.invoke(capped, "spin 1").body) < 0.5
+    assert {cores_of(item["pid"]) for item in running.instances(capped) if item["calls"]} == {0.2}
     running.api("PUT", f"/v2/fns/{capped}", {"annotations": {"stoker.dev/cpu": 1}})
-    assert float(running.invoke(capped, "spin 1").body) > float(running.invoke(capped, "spin 0.3").body)
+    assert running.invoke(capped, "ping").body == b"done"
+    assert [cores_of(item["pid"]) for item in running.instances(capped) if item["calls"]] == [1.0]
     reply = running.request("PUT", f"/v2/fns/{capped}", json.dumps({"annotations": {"stoker.dev/cpu": "fast"}}))
     assert reply.status == 400
     assert "stoker.dev/cpu" in reply.json["message"]
+
+
+def cores_of(pid: int) -> float:
+    """How many cores the control group of a process may use, as the kernel has it: what it uses, others decide too."""
+    path = own_paths(Path(f"/proc/{pid}/cgroup").read_text())
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        point, kind, options = line.split()[4], *line.partition(" - ")[2].split()[::2]
+        if kind == "cgroup" and "cpu" in options.split(","):
+            files = [Path(point + path["cpu"], f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+        elif kind == "cgroup2":
+            files = [Path(point + path.get("", "/"), "cpu.max")]
+        else:
+            continue
+        if all(file.exists() for file in files):
+            quota, period = " ".join(file.read_text() for file in files).split()
+            return int(quota) / int(period)
+    raise LookupError("no cpu controller")
 
 
 def test_a_bad_network_is_refused_by_name(running: Daemon) -> None:

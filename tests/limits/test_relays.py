@@ -20,8 +20,8 @@ import pytest
 from daemon.config_network import Network
 from daemon.networks import Networks, Tools
 from daemon.relays import PROGRAMS
-from tests.hostile.site import CONFIGURATIONS, Site, run_site
-from tests.system.daemon import eventually
+from tests.hostile.site import CONFIGURATIONS, FDK, SERVES, Site, run_site
+from tests.system.daemon import ROOT, eventually
 
 LOG = logging.getLogger("test")
 
@@ -70,7 +70,7 @@ exec {program} "$@"
 
 @pytest.mark.processes
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("start", ["auto", "exec"])
+@pytest.mark.parametrize("start", ["auto", "exec", "program"])
 @pytest.mark.parametrize("method", ["pasta", "slirp4netns"])
 def test_a_relay_that_ends_is_started_again_under_the_same_instance(method: str, start: str) -> None:
     """While its successors fail too, status says so and the pauses grow; then the function reaches outside again."""
@@ -85,12 +85,19 @@ def test_a_relay_that_ends_is_started_again_under_the_same_instance(method: str,
         wrapper.chmod(0o755)
         path = f"{tools}:{os.environ.get('PATH', '')}"
         with run_site(CONFIGURATIONS["user"], config=f"network:\n  method: {method}\n", env={"PATH": path}) as site:
-            fn = site.deploy("inside", INSIDE, annotations={"stoker.dev/start": start})
+            fn = deploy(site, start)
             if network_of(site, fn)["method"] != method:
                 pytest.skip(f"{method} does not work for this user: {site.stderr()[:1000]}")
             live_through_the_end_of_its_relay(site, fn, broken)
     finally:
         shutil.rmtree(tools)
+
+
+def deploy(site: Site, start: str) -> str:
+    if start != "program":
+        return site.deploy("inside", INSIDE, annotations={"stoker.dev/start": start})
+    extra = {f"python/fdk/{path.relative_to(ROOT / 'fdk')}": path.read_text() for path in FDK}
+    return site.deploy("inside", INSIDE, extra={**extra, "function/.stoker.json": json.dumps(SERVES)}, timeout=60)
 
 
 def live_through_the_end_of_its_relay(site: Site, fn: str, broken: Path) -> None:

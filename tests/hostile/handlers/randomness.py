@@ -31,10 +31,12 @@ def draw():
     except ModuleNotFoundError:
         pass
     try:
+        from cryptography.hazmat.primitives import serialization as form
         from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 
-        drawn["x25519"] = x25519.X25519PrivateKey.generate().private_bytes_raw().hex()
-        drawn["ed25519"] = ed25519.Ed25519PrivateKey.generate().private_bytes_raw().hex()
+        raw = (form.Encoding.Raw, form.PrivateFormat.Raw, form.NoEncryption())  # a system's may be old
+        drawn["x25519"] = x25519.X25519PrivateKey.generate().private_bytes(*raw).hex()
+        drawn["ed25519"] = ed25519.Ed25519PrivateKey.generate().private_bytes(*raw).hex()
     except ModuleNotFoundError:
         pass
     return drawn
