@@ -22,7 +22,7 @@ BLOCKS = 256
 PREFIX = "stk"
 FORWARDING = "forwarding"
 """File in `DIRECTORY`: devices whose forwarding we switched on, one a line."""
-NFT_S = 5.0
+NFT_S = 20.0
 """How long one run of ``nft`` or ``iptables`` may take."""
 _DEVICE = re.compile(rf"{PREFIX}([0-9]{{1,3}})-[0-9]{{1,5}}")
 _TABLE = re.compile(r"\bstoker_([0-9]{1,3})\b")

@@ -13,7 +13,7 @@ from pathlib import Path
 from daemon.cgroups import CONTROLLERS, Cgroups, GroupLimits, Site, enable, own_paths
 from runtime.cgroups import PAUSE_S, REMOVE_S, pids_in, write
 
-PROBE_S = 5.0
+PROBE_S = 30.0
 """How long the process of a probe may take."""
 
 
@@ -94,7 +94,7 @@ def probe(name: str, *, setting: str = "auto", sites: list[Site] | None = None) 
             groups.prepare()
             _try_out(groups)
             return groups, usable.reason
-        except (OSError, CgroupError) as exc:
+        except (OSError, CgroupError, subprocess.TimeoutExpired) as exc:
             reasons.append(f"v{site.version}: {exc}")
     reason = "; ".join(dict.fromkeys(reasons)) or "no cgroup file system with a memory controller is mounted"
     return Cgroups(Site(reason=reason), name), reason

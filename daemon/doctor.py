@@ -23,7 +23,7 @@ from typing import Any
 from daemon.config import ConfigError, Sandbox
 from runtime import boot
 
-PROBES_S = 30.0
+PROBES_S = 120.0
 """Longest time for all probes together; they take a fifth of a second."""
 LEVELS = ("A", "B", "C", "D")
 
@@ -49,6 +49,8 @@ class Diagnosis:
 
     level: str
     facts: tuple[Fact, ...]
+    undecided: tuple[str, ...] = ()
+    """Mechanisms whose probe did not end in time; they count as not active."""
 
     def has(self, *names: str) -> bool:
         """Whether all of these mechanisms are active."""
@@ -165,7 +167,9 @@ def diagnose(config: Sandbox, more: Iterable[Fact] = ()) -> Diagnosis:
         off.update(("landlock-net", "landlock-scopes"))
     facts = [replace(fact, active=False, detail="switched off") if fact.name in off else fact for fact in facts]
     level = level_of({fact.name for fact in facts if fact.active}, root=os.geteuid() == 0)
-    return Diagnosis(level, tuple(facts))
+    return Diagnosis(
+        level, tuple(facts), tuple(name for name in MECHANISMS if _is_late(name, found) and name not in off)
+    )
 
 
 def cgroup_fact(active: bool, missing: str) -> Fact:
@@ -215,18 +219,48 @@ def _fact(name: str, found: Mapping[str, Mapping[str, Any]]) -> Fact:
     return Fact(name, bool(result["works"]), *MECHANISMS[name], detail=str(result["detail"]))
 
 
+def _is_late(name: str, found: Mapping[str, Mapping[str, Any]]) -> bool:
+    return bool(found.get(name, {}).get("late"))
+
+
+_started: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def start_probes(uid_first: int) -> None:
+    """Have the probes run beside what comes next; `diagnose` waits for them. A failure is told there."""
+    if uid_first not in _started:
+        try:
+            _started[uid_first] = _popen(uid_first)
+        except OSError:
+            pass
+
+
+def _popen(uid_first: int) -> subprocess.Popen[bytes]:
+    interpreter = getattr(sys, "_base_executable", None) or sys.executable
+    command = boot.probes(interpreter, str(uid_first), boot.roots())
+    return subprocess.Popen(
+        command, env={}, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
 @lru_cache(maxsize=8)
 def probe(uid_first: int) -> dict[str, dict[str, Any]]:
     """What the probes found, by name; nothing works if the program that does it fails. Done once per process."""
-    interpreter = getattr(sys, "_base_executable", None) or sys.executable
-    command = boot.probes(interpreter, str(uid_first), boot.roots())
+    said = b""
     try:
-        done = subprocess.run(
-            command, env={}, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBES_S, check=True
-        )
-        found: dict[str, dict[str, Any]] = json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.SubprocessError) as exc:
-        said = getattr(exc, "stderr", b"") or b""
+        with _started.pop(uid_first, None) or _popen(uid_first) as process:
+            try:
+                output, said = process.communicate(timeout=PROBES_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                text = f"the probes did not end within {PROBES_S:g} s"
+                return {
+                    name: {"works": False, "late": True, "detail": text} for name in MECHANISMS if name != "rlimits"
+                }
+            if process.returncode:
+                raise OSError(f"they ended with {process.returncode}")
+            found: dict[str, dict[str, Any]] = json.loads(output)
+    except (OSError, ValueError) as exc:
         text = f"the probes failed: {exc} {said.decode(errors='replace')[-500:]}".strip()
         return {name: {"works": False, "detail": text} for name in MECHANISMS if name != "rlimits"}
     return found
@@ -236,12 +270,19 @@ def check(diagnosis: Diagnosis, config: Sandbox, *, insecure: bool) -> None:
     """May the daemon start?
 
     Raises:
-      ConfigError: the level is below the floor, or mechanisms are switched off, and nobody said ``--insecure``.
+      ConfigError: the level is below the floor, or mechanisms are switched off or undecided, and nobody said
+        ``--insecure``.
     """
     if insecure:
         return
     if config.switch_off:
         raise ConfigError("sandbox.switch_off is for tests of the sandbox itself: it needs --insecure")
+    if diagnosis.undecided:
+        # POLICY: not with fewer walls than the machine may have, only because it is busy just now.
+        raise ConfigError(
+            f"it could not be found out in time whether the sandbox can have {', '.join(diagnosis.undecided)}: the "
+            f"machine is too busy. Start again when it is less so; --insecure starts without these"
+        )
     if not diagnosis.meets(config.floor):
         raise ConfigError(
             f"the sandbox of this machine is of level {diagnosis.level}, sandbox.floor is {config.floor}: missing "

@@ -13,6 +13,7 @@ from pathlib import Path
 from daemon import VERSION, fn_settings
 from daemon.config import Config, ConfigError, exposure
 from daemon.config_file import load
+from daemon.doctor import start_probes
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.doctor:
         return doctor(config, as_json=args.json)
+    start_probes(config.sandbox.uid_first)  # they take as long as what is imported here, on another core
     # Imported late: --help and --check-config must not pay for the import of trio and Quart.
     import trio
 
@@ -72,6 +74,7 @@ def doctor(config: Config, *, as_json: bool) -> int:
     from daemon import doctor as found
     from daemon.networks import open_networks
 
+    start_probes(config.sandbox.uid_first)
     setting = "off" if "cgroup" in config.sandbox.switch_off else config.limits.cgroups
     groups, missing = cgroup_probe.probe(f"stoker-doctor-{os.getpid()}", setting=setting)
     groups.close()

@@ -27,7 +27,7 @@ PROGRAMS = ("passt", "pasta", "slirp4netns")
 """How their processes may be called."""
 _RUNNING: set[int] = set()
 """Processes that relays of this daemon own."""
-PROBE_S = 3.0
+PROBE_S = 20.0
 """How long the program may take to connect the namespace that it is tried with."""
 
 _ENTER = """

@@ -292,7 +292,7 @@ def open_sandbox(config: Config, placement: Placement, ports: list[int], log: An
         check(diagnosis, config.sandbox, insecure=config.http.insecure)
     except ConfigError as exc:
         raise CannotServe(str(exc)) from exc
-    note = log.warning if diagnosis.level == "D" or config.sandbox.switch_off else log.info
+    note = log.warning if diagnosis.level == "D" or config.sandbox.switch_off or diagnosis.undecided else log.info
     note("sandbox", level=diagnosis.level, floor=config.sandbox.floor, missing=", ".join(diagnosis.missing()))
     sandbox = Sandbox(diagnosis, config.sandbox, config.limits)
     sandbox.join(networks, ports, host_calls=config.auth.mode == "iam")

@@ -16,7 +16,7 @@ from cli.options import Settings, common
 from cli.output import structured
 
 DAEMON = "stokerd"
-PROBES_S = 30.0
+PROBES_S = 180.0
 """Longest time for the probes of a daemon that is started for them only; they take half a second."""
 
 
