@@ -226,6 +226,8 @@ class LogBook:
             self._dropped_bytes += log.dropped_bytes
             log.end()
             self._dirty.pop(log, None)
+        for watcher in self.watchers:
+            watcher.gone(function_id)
         directory = self._directory(function_id)
         await trio.to_thread.run_sync(partial(shutil.rmtree, directory, ignore_errors=True))
 

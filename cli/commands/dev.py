@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cli import appfile, debugging
+from cli import appfile, debugging, following
 from cli.commands.calls import seconds
 from cli.commands.watch import matters
 from cli.deployment import Deployment, load
-from cli.errors import CliError
+from cli.errors import CliError, Unreachable
 from cli.options import Settings, complete_app, url_option
 from cli.output import clean
 from cli.steps import Steps
@@ -24,6 +26,8 @@ DEBOUNCE_MS = 30
 STEP_MS = 10
 IDLE_MS = 250
 """How often the watch looks up when nothing changes."""
+LONGEST_S = 3700
+"""How far back calls may have begun that end now: the longest timeout there is (of detached calls), and some more."""
 CALLS_S = 0.5
 """How often ended calls are asked for; the daemon writes them down twice a second."""
 CALLS_SHOWN_MAX = 100
@@ -31,7 +35,7 @@ CALLS_SHOWN_MAX = 100
 NAMES_MAX = 4
 """Most names of changed files in a line."""
 RETRY_S = 1.0
-"""Pause before a broken log stream is opened again."""
+"""Pause before what could not be sent, because the daemon was away, is sent again."""
 WORDS_WIDTH = 9
 
 
@@ -95,20 +99,27 @@ def dev(
     )  # fmt: skip
     next(changes)
     try:
-        _deploy(settings, directory, name, app_file, screen, first=True)
+        sent = _deploy(settings, directory, name, app_file, screen, first=True)
         click.echo(click.style(f"Watching {directory}: save to deploy, Ctrl-C to end", dim=True))
+        retry_s = 0.0 if sent else time.monotonic() + RETRY_S  # 0: everything was sent
         for changed in changes:
             if changed:
                 # Editors save by way of files that are gone by now.
                 names = sorted({Path(path).name for _, path in changed if Path(path).exists()}) or ["a file is gone"]
                 more = " ..." if len(names) > NAMES_MAX else ""
                 screen.say("saved", ", ".join(names[:NAMES_MAX]) + more, "cyan")
-                _deploy(settings, directory, name, app_file, screen, first=False)
+            if changed or (retry_s and time.monotonic() >= retry_s):
+                again = bool(retry_s) and not changed
+                sent = _deploy(settings, directory, name, app_file, screen, first=False, again=again)
+                retry_s = 0.0 if sent else time.monotonic() + RETRY_S
     finally:
         screen.close()
 
 
-def _deploy(settings: Settings, directory: Path, app: str, app_file: Any, screen: _Screen, *, first: bool) -> None:
+def _deploy(
+    settings: Settings, directory: Path, app: str, app_file: Any, screen: _Screen, *, first: bool, again: bool = False
+) -> bool:
+    """False: the daemon is away; with ``again`` that was told before."""
     steps = Steps(quiet=not first)
     document: dict[str, Any] = {"app": app}
     began_s = time.monotonic()
@@ -118,12 +129,16 @@ def _deploy(settings: Settings, directory: Path, app: str, app_file: Any, screen
             app, create=True, refresh=False, app_file=app_file
         )
     except CliError as exc:
+        if again and isinstance(exc, Unreachable):
+            return False
         screen.say("failed", exc.message, "red")
         for line in (exc.detail or "").rstrip().splitlines():
             screen.say("", line, None)
         if exc.hint:
             screen.say("", exc.hint, None)
-        return
+        if isinstance(exc, Unreachable):
+            screen.say("", "it is sent when the daemon is back", None)
+        return not isinstance(exc, Unreachable)
     took_s = time.monotonic() - began_s
     screen.say("live", f"{found.name}, version {document.get('version', '?')}, in {seconds(took_s)}", "green")
     if first:
@@ -132,6 +147,7 @@ def _deploy(settings: Settings, directory: Path, app: str, app_file: Any, screen
             screen.say("", str(trigger["endpoint"]), None)
         screen.say("", f"stoker invoke {app} {found.name}", None)
     screen.follow(str(document["function_id"]))
+    return True
 
 
 class _Screen:
@@ -144,7 +160,8 @@ class _Screen:
         self._lock = threading.Lock()
         self._show_calls = show_calls
         self._following = ""
-        self._closed = threading.Event()
+        self._left = threading.Event()  # set: what is followed is another function now
+        self._debugging: debugging.Session | None = None
 
     def say(self, word: str, text: str, colour: str | None) -> None:
         """One line: a word of ours and its text."""
@@ -155,54 +172,62 @@ class _Screen:
             click.echo(f"{head} {clean(text)}")
 
     def follow(self, function_id: str) -> None:
-        """Show this function's output and calls from now on, and debug it, if that is not done already."""
-        if self._following:
+        """Show this function's output and calls from now on, and debug it, if that is not done already; nothing more of
+        another that was followed before it was renamed."""
+        if self._following == function_id:
             return
-        self._following = function_id
-        threading.Thread(target=self._logs, args=(function_id,), daemon=True).start()
+        self.close()
+        self._following, self._left = function_id, threading.Event()
+        threading.Thread(target=self._logs, args=(function_id, self._left), daemon=True).start()
         if self._show_calls:
-            threading.Thread(target=self._calls, args=(function_id,), daemon=True).start()
+            known = {str(item["id"]) for item in self._ended(self._fresh(), function_id) or []}
+            threading.Thread(target=self._calls, args=(function_id, known, self._left), daemon=True).start()
         if self._debug_port is not None:
-            debugging.Session(
+            self._debugging = debugging.Session(
                 self._fresh(), self.say, function_id=function_id, directory=self._directory, port=self._debug_port
-            ).start()
+            )
+            self._debugging.start()
 
     def close(self) -> None:
-        """Show nothing more. The threads are daemons: they end with the process."""
-        self._closed.set()
+        """Show nothing more of what is followed. The threads are daemons: they end with the process."""
+        self._left.set()
+        if self._debugging is not None:
+            self._debugging.close()
 
-    def _logs(self, function_id: str) -> None:
-        path = f"/stoker/v1/functions/{function_id}/logs"
-        while not self._closed.is_set():
-            try:
-                for raw in self._fresh().transport.lines(
-                    path, query=[("follow", "true"), ("tail", "0")], timeout_s=None
-                ):
-                    if raw.strip():
-                        entry = json.loads(raw)
-                        stream = str(entry.get("stream", ""))
-                        text = entry.get("line", "")
-                        self.say(stream, text if isinstance(text, str) else json.dumps(text),
-                                 {"stderr": "yellow", "platform": "magenta"}.get(stream, "blue"))  # fmt: skip
-            except (CliError, ValueError):
-                pass
-            self._closed.wait(RETRY_S)  # the daemon was restarted, or is about to be
+    def _logs(self, function_id: str, left: threading.Event) -> None:
+        path, colours = f"/stoker/v1/functions/{function_id}/logs/stream", {"stderr": "yellow", "platform": "magenta"}
+        away = partial(self.say, "away", "the daemon does not answer; going on when it is back", "red")
+        with suppress(CliError, ValueError):  # the function was deleted
+            for entry in following.follow(
+                self._fresh().transport, path, query=[("tail", "0")], away=away, wait=left.wait
+            ):
+                if left.is_set():
+                    return
+                stream, text = str(entry.get("stream", "")), entry.get("line", "")
+                shown = text if isinstance(text, str) else json.dumps(text)
+                self.say(stream, shown, colours.get(stream, "blue"))
 
-    def _calls(self, function_id: str) -> None:
-        since, seen = time.time(), set[str]()
+    def _calls(self, function_id: str, seen: set[str], left: threading.Event) -> None:
         api = self._fresh()
-        while not self._closed.wait(CALLS_S):
-            try:
-                query = [("since", f"{since - 5:.3f}"), ("limit", str(CALLS_SHOWN_MAX))]
-                items = api.call("GET", f"/stoker/v1/functions/{function_id}/calls", query=query)["items"]
-            except (CliError, KeyError, TypeError):
+        while not left.wait(CALLS_S):
+            items = self._ended(api, function_id)
+            if items is None:
                 continue
-            new = [item for item in reversed(items) if item["id"] not in seen]
-            for item in new:
-                self._show_call(item)
-            # Asked again for the last seconds: records are written in batches, not in the order of their begin.
-            seen = {item["id"] for item in items}
-            since = time.time()
+            for item in reversed(items):
+                if item["id"] not in seen:
+                    self._show_call(item)
+            seen = {str(item["id"]) for item in items}
+
+    def _ended(self, api: Any, function_id: str) -> list[dict[str, Any]] | None:
+        """The newest calls that have ended, however long ago they began; None: nobody knows."""
+        path, query = f"/stoker/v1/functions/{function_id}/calls", [("since", f"{LONGEST_S}s")]
+        try:
+            items: list[dict[str, Any]] = api.call("GET", path, query=[*query, ("limit", str(CALLS_SHOWN_MAX))])[
+                "items"
+            ]
+        except (CliError, KeyError, TypeError):
+            return None
+        return items
 
     def _show_call(self, item: dict[str, Any]) -> None:
         outcome = item.get("error") or "ok"

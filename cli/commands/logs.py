@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import Any
 
 import click
 
+from cli import following
 from cli.api import api_error
-from cli.errors import Unreachable
 from cli.options import APP, Settings, common, complete_function
 from cli.output import clean, inert, structured
 from cli.transport import REPLY_S
@@ -53,7 +54,8 @@ def logs(
     """Show what a function wrote, or all functions of an app.
 
     Each line is shown with its time, its call's id and the stream it came from; 'platform' lines are the daemon's
-    words about the function. With --output json, one JSON object per line.
+    words about the function. With --output json, one JSON object per line. Following goes on when the daemon comes
+    back from a restart, with the lines that came meanwhile; it ends when the function is deleted.
 
     \b
     Examples:
@@ -66,24 +68,20 @@ def logs(
     filters = [(n, v) for n, v in (("text", text), ("level", level), ("since", since), ("until", until)) if v]
     if ignore_case:
         filters.append(("ignore_case", "true"))
-    if function is None or filters:
+    if function is None or filters or follow:
         _search(settings, app, function, follow, tail, filters + ([("call", call_id)] if call_id else []))
         return
     found = settings.api.function(app, function)
     query = [("tail", str(tail))]
     if call_id:
         query.append(("call", call_id))
-    if follow:
-        query.append(("follow", "true"))
     path = f"/stoker/v1/functions/{found['id']}/logs"
-    lines = settings.api.transport.lines(path, query=query, timeout_s=None if follow else REPLY_S)
+    lines = settings.api.transport.lines(path, query=query, timeout_s=REPLY_S)
     if lines.reply.status >= 400:
         raise api_error(lines.reply)
     for raw in lines:
         if raw.strip():
             _show(settings, raw)
-    if follow:
-        raise Unreachable("the daemon ended the log stream", hint="run the command again when it is back")
 
 
 def _search(
@@ -103,13 +101,11 @@ def _search(
         if not data["complete"]:
             click.echo("The search took too long and was cut: narrow it with --since or --call.", err=True)
         return
-    lines = settings.api.transport.lines(f"{base}/stream", query=[*query, ("tail", str(tail))], timeout_s=None)
-    if lines.reply.status >= 400:
-        raise api_error(lines.reply)
-    for raw in lines:
-        if raw.startswith(b"data: "):
-            _show(settings, raw[6:], of_app=function is None)
-    raise Unreachable("the daemon ended the log stream", hint="run the command again when it is back")
+    away = partial(click.echo, "The daemon is away; its lines follow when it is back (Ctrl-C ends this).", err=True)
+    for line in following.follow(
+        settings.api.transport, f"{base}/stream", query=[*query, ("tail", str(tail))], away=away
+    ):
+        _show(settings, json.dumps(line, ensure_ascii=False).encode("utf-8", "replace"), of_app=function is None)
 
 
 def _show(settings: Settings, raw: bytes, *, of_app: bool = False) -> None:

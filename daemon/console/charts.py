@@ -186,7 +186,7 @@ class _Frame:
             )
         if self.unit:
             parts.append(
-                f'<text class="unit" x="{LEFT - 6}" y="{TOP - 10}" text-anchor="end">{escape(self.unit)}</text>'
+                f'<text class="unit" x="{LEFT - 6}" y="{TOP - 14}" text-anchor="end">{escape(self.unit)}</text>'
             )
         return "".join(parts)
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import trio
 
 from daemon.advice import GOAL, Advisor
-from daemon.calls import CallRecord
+from daemon.calls import CallRecord, rfc3339
 from daemon.catalog import Catalog
 from daemon.console import history
 from daemon.console.history import History, Hour
@@ -22,6 +23,7 @@ from daemon.doctor import Diagnosis
 from daemon.errors import Conflict
 from daemon.http.messages import Route as CallRoute
 from daemon.http.ops import Facts
+from daemon.logtail import Place
 from daemon.model import Function
 from daemon.recorder import Found, Question
 from daemon.registry import Registry
@@ -162,9 +164,13 @@ class Desk:
         except Conflict:
             return None
 
-    def live_logs_url(self, function_id: str) -> str:
-        """Where the browser follows a function's log."""
-        return f"/stoker/v1/functions/{function_id}/logs/stream?tail=0"
+    def live_logs_url(self, function_id: str, shown: Sequence[dict[str, Any]], began: float) -> str:
+        """Where the browser follows a function's log: on from the lines that it shows. ``began``: when those were
+        asked for, should there be none."""
+        place = Place(rfc3339(began), 0)
+        for line in shown:
+            place = place.past(line["at"])
+        return f"/stoker/v1/functions/{function_id}/logs/stream?after={quote(str(place))}"
 
     async def images(self) -> list[str]:
         """Names of the bundles that were pushed."""
@@ -197,12 +203,13 @@ def clock_of(moment: datetime, now: float) -> str:
 
 def _line(line: Any, now: float) -> dict[str, Any]:
     text = line.get("line", "")
-    at = str(line.get("at", ""))
+    at = shown = str(line.get("at", ""))
     with contextlib.suppress(ValueError):
-        at = clock_of(datetime.fromisoformat(at), now)
+        shown = clock_of(datetime.fromisoformat(at), now)
     stream = str(line.get("stream", ""))
     return {
         "text": text if isinstance(text, str) else json.dumps(text),
-        "time": at,
+        "time": shown,
+        "at": at,
         "stream": stream if stream in ("stdout", "stderr", "platform") else "",
     }

@@ -39,6 +39,7 @@ async def show(
     found = await desk.recent(Question(function_id=f.id, since=now - 604_800.0), limit=RECENT_CALLS)
     history = await desk.history(f.id, now - SPANS[span][1], now)
     hour = await desk.hour(f.id)
+    logs = await desk.logs(f.id)
     at_once = await desk.is_advised_at_once(f)
     allowed = may(
         request, f.id, change=perm.FUNCTION_UPDATE.of_function(), delete=perm.FUNCTION_DELETE.of_function(),
@@ -58,7 +59,7 @@ async def show(
         charts=history_charts(history) if history is not None else [],
         advice=await _advice(desk, f) if at_once else None, advice_later=not at_once,
         sent=sent or {"body": "", "headers": "Content-Type: application/json", "kind": "sync"},
-        answer=answer, logs=await desk.logs(f.id), live_url=desk.live_logs_url(f.id),
+        answer=answer, logs=logs, live_url=desk.live_logs_url(f.id, logs, now),
         calls=found.records, now=now, fields=fields or fields_of(f), seen=forms.mark(fields_of(f)),
         config_kept=forms.unwritable(f.live.config),
         versions=await desk.node.registry.versions(f.id),

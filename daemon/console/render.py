@@ -63,7 +63,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["zone"] = zone
+    environment.globals.update(zone=zone, ahead_s=ahead_s)
     environment.filters.update(duration=duration, mib=mib, size=size, when=when, ago=ago, count=count)
     return environment
 
@@ -98,6 +98,12 @@ def size(value: float) -> str:
 def when(at: float) -> str:
     """A moment (Unix time) in the machine's time zone."""
     return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def ahead_s() -> int:
+    """How far the machine's time is ahead of UTC, in seconds."""
+    shift = datetime.now(UTC).astimezone().utcoffset()
+    return int(shift.total_seconds()) if shift is not None else 0
 
 
 def zone() -> str:

@@ -9,14 +9,14 @@ from typing import Any
 from daemon import permissions as perm
 from daemon.calls import rfc3339
 from daemon.catalog import Catalog
-from daemon.errors import NotFound
+from daemon.errors import BadRequest, NotFound
 from daemon.http.calls_api import flag, number, one_of, place, point_in_time, readable
 from daemon.http.views import ApiReply, ApiRequest, Route
 from daemon.loglines import LEVELS, object_of
 from daemon.logs import TAIL_LINES_MAX, LogBook
 from daemon.logsearch import Line, LogQuery
 from daemon.logsinks import LogSinks
-from daemon.logtail import Watcher
+from daemon.logtail import Place, Watcher, place_of
 from daemon.model import App
 
 KEEP_ALIVE_S = 15.0
@@ -101,7 +101,8 @@ async def _search(service: LogsService, request: ApiRequest, app_id: str, functi
 async def stream_logs(service: LogsService, request: ApiRequest) -> ApiReply:
     """GET /stoker/v1/logs/stream: follow as server-sent events, each line an event ``line`` with a JSON object.
     Parameters as for searching, and ``tail``: how many old lines come first. A reader that is too slow loses lines and
-    is told."""
+    is told. Each event has an ``id``: with it as ``after``, or as the header Last-Event-ID as browsers send it, what
+    came since then follows instead of old lines, also after a restart of the daemon."""
     return _stream(service, request, *place(service.catalog, request))
 
 
@@ -112,16 +113,21 @@ async def stream_function_logs(service: LogsService, request: ApiRequest) -> Api
 
 def _stream(service: LogsService, request: ApiRequest, app_id: str, function_id: str) -> ApiReply:
     query, last = _query(request), number(request, "tail", 10, 0, TAIL_LINES_MAX)
+    after = place_of(request.first("after"))
+    if after is None and request.first("after"):
+        raise BadRequest("after: must be the id of an event of this stream, such as 2026-11-21T06:00:00.000Z/1")
+    after = place_of(request.headers.get("last-event-id", "")) or after
     return ApiReply(
-        stream=_events(service, request, app_id, function_id, query, last),
+        stream=_events(service, request, app_id, function_id, query, last, after),
         content_type=SSE_TYPE,
         headers=[("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")],
     )
 
 
 async def _events(
-    service: LogsService, request: ApiRequest, app_id: str, function_id: str, query: LogQuery, last: int
-) -> AsyncIterator[bytes]:
+    service: LogsService, request: ApiRequest, app_id: str, function_id: str, query: LogQuery, last: int,
+    after: Place | None,
+) -> AsyncIterator[bytes]:  # fmt: skip
     catalog = service.catalog
 
     def wanted(name: str) -> bool:
@@ -130,22 +136,28 @@ async def _events(
         function = catalog.function(name)
         return function is not None and app_id in ("", function.app_id) and readable(request, name)
 
-    watcher = Watcher(service.log_book, wanted, query)
+    watcher = Watcher(service.log_book, wanted, query, only=function_id)
+    place = after or Place(rfc3339(watcher.since), 0)
     try:
-        yield b": lines of functions follow\n\n"
-        for line in await watcher.history(
-            [name for name in _functions(service, app_id, function_id) if wanted(name)], last
-        ):
-            yield _event(service, line)
+        # An id alone is no event, but a browser keeps it: a reader that never saw a line can come back as well.
+        yield f": lines of functions follow\nid: {place}\n\n".encode()
+        wished = [name for name in _functions(service, app_id, function_id) if wanted(name)]
+        for line in await watcher.history(wished, last, after):
+            place = place.past(line["at"]) if line["function_id"] else place
+            yield _event(service, line, place)
         async for new in watcher.lines(keep_alive_s=KEEP_ALIVE_S):
-            yield b": nothing new\n\n" if new is None else _event(service, new)
+            if new is None:
+                yield b": nothing new\n\n"
+                continue
+            place = place.past(new["at"]) if new["function_id"] else place
+            yield _event(service, new, place)
     finally:
         watcher.close()
 
 
-def _event(service: LogsService, line: Line) -> bytes:
+def _event(service: LogsService, line: Line, place: Place) -> bytes:
     data = json.dumps(_shown(service, line), ensure_ascii=False, separators=(",", ":"))
-    return b"event: line\ndata: " + data.encode("utf-8", "replace") + b"\n\n"
+    return b"event: line\ndata: " + data.encode("utf-8", "replace") + f"\nid: {place}\n\n".encode()
 
 
 async def list_destinations(service: LogsService, request: ApiRequest) -> ApiReply:

@@ -173,10 +173,15 @@ def test_logs_of_one_call_as_json_lines(stoker: Stoker, daemon: FakeDaemon) -> N
     assert [json.loads(line) for line in result.out.splitlines()] == LINES
 
 
-def test_logs_followed_until_the_daemon_ends(stoker: Stoker, daemon: FakeDaemon) -> None:
+def test_logs_are_followed_over_a_restart_until_the_function_is_deleted(stoker: Stoker, daemon: FakeDaemon) -> None:
+    path = "GET /stoker/v1/functions/F1/logs/stream?tail=0"
     daemon.expect_function()
-    daemon.expect("GET /stoker/v1/functions/F1/logs?tail=0&follow=true", NDJSON)
+    event = f"event: line\ndata: {json.dumps(LINES[0])}\nid: 2026-11-21T02:45:52.342Z/1\n\n"
+    daemon.expect(path, f": begin\nid: 2026-11-21T02:45:50.000Z/0\n\n{event}".encode())
+    daemon.expect(f"{path}&after=2026-11-21T02%3A45%3A52.342Z%2F1", {"message": "draining"}, status=503)
+    daemon.expect(f"{path}&after=2026-11-21T02%3A45%3A52.342Z%2F1", {"message": "Fn not found"}, status=404)
     result = stoker("logs", "demo", "hello", "-f", "--tail", "0", "--output", "yaml")
     assert result.code == 1
     assert result.out.startswith("- at: '2026-11-21T02:45:52.342Z'\n  call_id: 01CALL\n")
-    assert result.err == ("Error: the daemon ended the log stream\nNext: run the command again when it is back\n")
+    away = "The daemon is away; its lines follow when it is back (Ctrl-C ends this).\n"
+    assert result.err == f"{away}Error: Fn not found\n"

@@ -42,9 +42,9 @@ def texts(items: list[dict[str, Any]]) -> list[str]:
 class Events:
     """A client of server-sent events."""
 
-    def __init__(self, daemon: Daemon, path: str) -> None:
+    def __init__(self, daemon: Daemon, path: str, more: str = "") -> None:
         self.sock = socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE_S)
-        self.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        self.sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n".encode())
         self.file = self.sock.makefile("rb")
         self.head = b""
         while (line := self.file.readline()) != b"\r\n":
@@ -149,6 +149,38 @@ def test_a_follower_that_stops_reading_does_not_hurt(data: Path) -> None:
             assert seen > 1000, "what fitted came first"
             assert line["stream"] == "platform"
         assert daemon.invoke(function, "x").status == 200
+
+
+def test_a_follower_comes_back_after_a_restart_without_a_gap(data: Path) -> None:
+    def place(client: Events) -> str:
+        while not (line := client.file.readline()).startswith(b"id: "):
+            assert line
+        return line[4:].decode().strip()
+
+    with run_daemon(data) as daemon:
+        function = daemon.deploy("restarted", PRINTER)
+        path = f"/stoker/v1/functions/{function}/logs/stream"
+        with events(daemon, f"{path}?tail=0&text=line") as client:
+            never_saw_a_line = place(client)
+            daemon.invoke(function, "\n".join(f"line {n}" for n in range(20)))  # many in one millisecond
+            assert [client.next()["line"] for _ in range(7)] == [f"line {n}" for n in range(7)]
+            seen_seven = place(client)
+        daemon.invoke(function, "line 20")
+    with run_daemon(data) as daemon:
+        daemon.invoke(function, "line 21\nanother")
+        for after, first in ((seen_seven, 7), (never_saw_a_line, 0)):
+            with events(daemon, f"{path}?tail=3&text=line&after={after}") as client:
+                assert [client.next()["line"] for _ in range(first, 22)] == [f"line {n}" for n in range(first, 22)]
+                last = place(client)
+        client = Events(daemon, f"{path}?text=line&after={seen_seven}", f"Last-Event-ID: {last}\r\n")  # it is newer
+        daemon.invoke(function, "line 22")
+        assert client.next()["line"] == "line 22"
+        daemon.api("DELETE", f"/v2/fns/{function}")
+        while (line := client.file.readline()) != b"0\r\n":  # the last chunk: the function is gone, so is its stream
+            assert line
+            assert not line.startswith(b"data:")
+        client.close()
+        assert daemon.request("GET", "/stoker/v1/logs/stream?after=now").status == 400
 
 
 def test_followers_end_when_the_daemon_drains(data: Path) -> None:

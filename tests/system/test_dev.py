@@ -99,6 +99,28 @@ def test_save_break_mend_and_leave(session: Session) -> None:
     assert session.process.wait(PATIENCE_S) == 130
 
 
+def test_long_calls_are_seen_and_a_renamed_function_is_followed(session: Session) -> None:
+    session.sees("Watching")
+    session.source.write_text("import time\ndef handler(ctx, data=None):\n    time.sleep(6)\n")
+    session.sees("live      work, ", times=2)
+    session.call()
+    session.sees("call      ok in ")  # though it began long before it could be asked for
+    session.source.write_text(SOURCE.replace("NUMBER", "2"))
+    session.sees("live      work, ", times=3)
+    yaml = session.source.parent / "func.yaml"
+    yaml.write_text(yaml.read_text().replace("name: work", "name: other"))
+    session.sees("live      other, version ")
+    app = session.daemon.api("GET", "/v2/apps?name=devs")["items"][0]["id"]
+    function = session.daemon.api("GET", f"/v2/fns?app_id={app}&name=other")["items"][0]["id"]
+
+    def called() -> bool:  # the log is followed from a moment after the deploy on
+        session.daemon.invoke(function, "")
+        return "printed 2" in session.shown.read_text()
+
+    eventually(called, what="output of the function by its new name")
+    session.sees("call      ok in ", times=2)
+
+
 def test_a_daemon_that_comes_back_is_followed_again(tmp_path: Path) -> None:
     from tests.system.daemon import run_daemon
 
@@ -115,13 +137,12 @@ def test_a_daemon_that_comes_back_is_followed_again(tmp_path: Path) -> None:
             session.source.write_text(SOURCE.replace("NUMBER", "2"))
             session.sees("cannot reach the daemon")
             with run_daemon(tmp_path / "data", "--listen", f"127.0.0.1:{port}") as again:
-                session.daemon = again
-                session.source.write_text(SOURCE.replace("NUMBER", "3"))
+                session.daemon = again  # what was saved meanwhile is sent without another save
                 session.sees("version 2, in ")
                 end_s = time.monotonic() + PATIENCE_S
-                while "printed 3" not in session.shown.read_text() and time.monotonic() < end_s:
+                while "printed 2" not in session.shown.read_text() and time.monotonic() < end_s:
                     session.call()  # the log stream is opened anew within a second
-                session.sees("printed 3")
+                session.sees("printed 2")
         finally:
             session.process.kill()
             session.process.wait(PATIENCE_S)

@@ -2,16 +2,28 @@
 // The pages work without this file. It adds live logs, and fetches what would keep a page waiting.
 const LINES_MAX = 1000; // what the page keeps; older ones leave
 
+const AGAIN_MS = 3000; // pause before a connection that the browser gave up is opened again
+const AGAIN_MAX = 200; // how often, without an answer in between
+
 for (const button of document.querySelectorAll("button[data-live]")) {
   const target = document.getElementById(button.dataset.target);
+  const aheadMs = Number(button.dataset.aheadS) * 1000; // of UTC: all times on the pages are the machine's
   let source = null;
+  let timer = null;
+  let tries = 0;
+  let last = ""; // id of the last line: what follows it comes next, whatever happened to the connection
   button.hidden = false;
+
+  const say = (text, pressed) => {
+    button.setAttribute("aria-pressed", String(pressed));
+    button.textContent = text;
+  };
 
   const stop = (text) => {
     if (source) source.close();
-    source = null;
-    button.setAttribute("aria-pressed", "false");
-    button.textContent = text || "Follow live";
+    clearTimeout(timer);
+    source = timer = null;
+    say(text || "Follow live", false);
   };
 
   const show = (line) => {
@@ -20,7 +32,7 @@ for (const button of document.querySelectorAll("button[data-live]")) {
     const time = document.createElement("time");
     const text = document.createElement("span");
     row.className = "line " + (["stdout", "stderr", "platform"].includes(line.stream) ? line.stream : "");
-    time.textContent = new Date(line.at || Date.now()).toTimeString().slice(0, 8);
+    time.textContent = new Date(Date.parse(line.at) + aheadMs).toISOString().slice(11, 19);
     text.textContent = " " + line.line;
     row.append(time, text);
     for (const note of target.querySelectorAll("p")) note.remove();
@@ -29,21 +41,38 @@ for (const button of document.querySelectorAll("button[data-live]")) {
     if (atEnd) target.scrollTop = target.scrollHeight;
   };
 
-  button.addEventListener("click", () => {
-    if (source) return stop();
-    source = new EventSource(button.dataset.live);
-    button.setAttribute("aria-pressed", "true");
-    button.textContent = "Following: stop";
-    target.setAttribute("aria-live", "polite");
+  const open = () => {
+    const url = new URL(button.dataset.live, location.href);
+    if (last) url.searchParams.set("after", last);
+    source = new EventSource(url);
+    source.addEventListener("open", () => {
+      tries = 0;
+      say("Following: stop", true);
+    });
     source.addEventListener("line", (event) => {
+      last = event.lastEventId || last;
       try { show(JSON.parse(event.data)); } catch { /* a line that is not ours */ }
     });
     source.addEventListener("error", () => {
-      if (source && source.readyState === EventSource.CLOSED) stop("Connection lost: follow again");
+      if (!source) return;
+      say("Connection lost, trying again: stop", true);
+      if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+      source.close();
+      if (++tries > AGAIN_MAX) stop("Connection lost: follow again");
+      else timer = setTimeout(open, AGAIN_MS);
     });
+  };
+
+  button.addEventListener("click", () => {
+    if (source) return stop();
+    tries = 0;
+    target.setAttribute("aria-live", "polite");
+    say("Following: stop", true);
+    open();
     target.scrollTop = target.scrollHeight;
   });
 }
+
 // A second click while the answer is awaited would call the function, or create a thing, once more.
 for (const form of document.querySelectorAll("form[method=post]")) {
   form.addEventListener("submit", (event) => {
