@@ -15,6 +15,7 @@ from cli.push import daemons_python, upload
 from cli.steps import Steps
 
 INVOKE_ENDPOINT = "fnproject.io/fn/invokeEndpoint"
+CONFLICT = 409
 HTTP_ENDPOINT = "fnproject.io/trigger/httpEndpoint"
 
 
@@ -152,16 +153,33 @@ class Deployment:
         }
         with self._steps.step("trigger") as step:
             known = self._api.find_trigger(function, spec.name)
-            if known is None:
-                made = self._api.call("POST", "/v2/triggers", body=body)
-            elif known.get("source") == spec.source:
-                made = known
-            else:
-                made = self._api.call("PUT", f"/v2/triggers/{known['id']}", body={"id": known["id"], **body})
+            try:
+                if known is None:
+                    made = self._api.call("POST", "/v2/triggers", body=body)
+                elif known.get("source") == spec.source:
+                    made = known
+                else:
+                    made = self._api.call("PUT", f"/v2/triggers/{known['id']}", body={"id": known["id"], **body})
+            except ApiError as exc:
+                if exc.status == CONFLICT:
+                    exc.hint = self._holder(function, spec) or exc.hint
+                raise
             step.done(f"{spec.name} at {spec.source}")
         endpoint = (made.get("annotations") or {}).get(HTTP_ENDPOINT)
         fallback = f"{self._api.transport.endpoint}/t/{self._document['app']}{spec.source}"
         return {"name": spec.name, "source": spec.source, "endpoint": endpoint or fallback}
+
+    def _holder(self, function: Json, spec: funcfile.TriggerSpec) -> str:
+        """Which other function has the trigger's source, and how to free it; empty: none has it."""
+        for other in self._api.pages("/v2/triggers", [("app_id", function["app_id"])]):
+            if other.get("source") == spec.source and other.get("fn_id") != function["id"]:
+                holder = self._api.call("GET", f"/v2/fns/{other['fn_id']}")["name"]
+                app = self._document["app"]
+                return (
+                    f"{spec.source} of app {app} is a trigger of function {holder}: choose another source, or free it "
+                    f"with 'stoker delete trigger {app} {holder} {other['name']}'"
+                )
+        return ""
 
 
 def load(directory: Path, steps: Steps) -> funcfile.FuncFile:

@@ -14,6 +14,8 @@ from cli.output import clean, count, pairs, structured
 
 FAILING = 0.05
 """POLICY: a function of whose calls more than this part failed is said to fail."""
+SLOW_MAX = 1000
+"""Of so many slow calls, the newest, the slowest is named."""
 PHASES = ("queue", "start", "handler")
 
 
@@ -40,10 +42,10 @@ def status(settings: Settings, app: str, function: str, since: str) -> None:
     data: dict[str, Any] = {"status": api.call("GET", path)}
     try:
         data["summary"] = api.call("GET", f"{path}/summary", query=[("since", since)])
-        limit = ("limit", "1")
-        for name in ("failed", "slow"):
-            query = [(name, "true"), ("since", since), limit]
+        for name, most in (("failed", 1), ("slow", SLOW_MAX)):
+            query = [(name, "true"), ("since", since), ("limit", str(most))]
             data[name] = api.call("GET", f"{path}/calls", query=query)["items"]
+        data["slow"] = sorted(data["slow"], key=lambda call: -call["total_s"])[:1]
         data["advice"] = api.call("GET", f"{path}/advice")
     except CliError as exc:
         if getattr(exc, "code", "") != "conflict":
@@ -97,7 +99,7 @@ def _lines(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _calls(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     total = summary["total"]
     minutes = max(1.0, (summary["until"] - summary["since"]) / 60)
-    yield "calls", f"{total['calls']:,}, {total['calls'] / minutes:.3g} a minute"
+    yield "calls", f"{total['calls']:,}, {_rate(total['calls'] / minutes)} a minute"
     if total["errors"]:
         errors = sorted(total["errors"].items(), key=lambda item: -int(item[1]))
         faults = ", ".join(f"{fault}'s {n}" for fault, n in total["failed"].items())
@@ -111,6 +113,11 @@ def _calls(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"  {phase}", f"half below {half}, 95 % below {most}, of {count(found['count'], 'call')}"
     if total["cold"]:
         yield "cold starts", f"{total['cold']:,} ({total['cold'] / total['calls']:.1%})"
+
+
+def _rate(value: float) -> str:
+    """Three digits, and no exponent: ``0.033``, ``6.67``, ``1,667``."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.001 else f"{value:.4f}"
 
 
 def _why(latency: dict[str, Any]) -> str:

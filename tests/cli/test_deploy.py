@@ -46,6 +46,26 @@ def expect_deploy(
     daemon.expect("GET /stoker/v1/functions/F1", {"version": {"number": 3}})
 
 
+def test_a_source_that_another_function_has_says_whose_it_is(
+    stoker: Stoker, daemon: FakeDaemon, function: Path
+) -> None:
+    with (function / "func.yaml").open("a") as file:
+        file.write("triggers:\n- {name: web, type: http, source: /w}\n")
+    digest = digest_of(stoker, function)
+    daemon.expect_function()
+    expect_deploy(daemon, digest, fn={"name": "hello"})
+    daemon.expect("GET /v2/triggers?app_id=A1&fn_id=F1&name=web", {"items": []})
+    taken = {"message": "Trigger with the same type and source exists on this app", "code": "conflict"}
+    daemon.expect("POST /v2/triggers", taken, status=409)
+    others = [{"name": "a", "fn_id": "F2", "source": "/a"}, {"name": "web", "fn_id": "F3", "source": "/w"}]
+    daemon.expect("GET /v2/triggers?app_id=A1&per_page=100", {"items": others})
+    daemon.expect("GET /v2/fns/F3", {"id": "F3", "name": "old"})
+    result = stoker("deploy", "--app", "demo", str(function))
+    assert result.code == 1
+    assert "/w of app demo is a trigger of function old: " in result.err
+    assert "'stoker delete trigger demo old web'" in result.err
+
+
 def test_a_first_deploy(stoker: Stoker, daemon: FakeDaemon, function: Path) -> None:
     with (function / "func.yaml").open("a") as file:
         file.write("timeout: 60\nconfig: {A: 1, B: true}\nannotations: {team: blue}\n")

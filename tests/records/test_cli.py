@@ -113,6 +113,8 @@ def test_the_state_of_a_function_on_one_screen(shared_daemon: Daemon) -> None:
         assert text in shown, shown
     found = json.loads(status("--output", "json"))
     assert found["summary"]["total"]["calls"] == 4
+    listed = shared_daemon.api("GET", f"/stoker/v1/functions/{function}/calls?slow=true")["items"]
+    assert [call["id"] for call in found["slow"]] == [max(listed, key=lambda call: call["total_s"])["id"]]
     assert found["failed"][0]["id"] == bad
     assert stoker(shared_daemon, "status", "app", "stated", "--since", "soon").returncode == 1
 
