@@ -11,7 +11,8 @@ _BASH = """\
 _stoker_completion() {
     local IFS=$'\\n' line
     COMPREPLY=()
-    for line in $(env COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD="$COMP_CWORD" _STOKER_COMPLETE=bash_complete "$1"); do
+    for line in $(env COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD="$COMP_CWORD" _STOKER_COMPLETE=bash_complete \\
+        "${BASH_ALIASES[$1]:-$1}"); do
         case "${line%%,*}" in
             dir) compopt -o dirnames 2>/dev/null ;;
             file) compopt -o default 2>/dev/null ;;
@@ -34,7 +35,8 @@ def completion(shell: str) -> None:
     Examples:
       source <(stoker completion bash)                  # bash, this session
       stoker completion bash >> ~/.bashrc               # bash, from now on
-      source <(stoker completion zsh)                   # zsh
+      autoload -U compinit && compinit                  # zsh: unless ~/.zshrc has it already
+      source <(stoker completion zsh)
       stoker completion fish > ~/.config/fish/completions/stoker.fish
     """
     if shell == "bash":

@@ -74,7 +74,10 @@ def test_the_script_is_for_that_shell(bare_stoker: Stoker, shell: str, tmp_path:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_bash_completes(bare_stoker: Stoker, daemon: FakeDaemon, environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["path", "alias"])
+def test_bash_completes(
+    bare_stoker: Stoker, daemon: FakeDaemon, environment: dict[str, str], tmp_path: Path, by: str
+) -> None:
     script = bare_stoker("completion", "bash").out
     wrapper = tmp_path / "bin" / "stoker"
     wrapper.parent.mkdir()
@@ -82,7 +85,8 @@ def test_bash_completes(bare_stoker: Stoker, daemon: FakeDaemon, environment: di
     wrapper.chmod(0o755)
     daemon.expect("GET /v2/apps?per_page=100", {"items": [{"id": "1", "name": "demo"}, {"id": "2", "name": "dash"}]})
     driver = (
-        f"{script}\nCOMP_WORDS=(stoker invoke d); COMP_CWORD=2; _stoker_completion {wrapper}; "
+        f"{script}\nalias stoker={wrapper}; COMP_WORDS=(stoker invoke d); COMP_CWORD=2; "
+        f"_stoker_completion {wrapper if by == 'path' else 'stoker'}; "
         'printf "%s\\n" "${COMPREPLY[@]}"'
     )
     done = subprocess.run(
