@@ -44,6 +44,8 @@ COMPLAIN_S = 60.0
 """How often the log says that the file cannot be used, for each reason."""
 
 
+FULL_BYTES = 65_536
+"""A disk with less room than this is full: SQLite takes 32 KiB at a time for what it shares between connections."""
 MOVED = "the file was moved or deleted while it was in use"
 
 
@@ -341,8 +343,18 @@ def _way_out(exc: BaseException, path: Path) -> str:
         return "the file and its directory must be writable by the user that runs stokerd"
     if MOVED in text:
         return "put it back where it was and restart stokerd; until then nothing can be changed"
+    if "I/O" in text and _is_full(path):  # no room for the shared memory beside it
+        return "the disk is full: make room on its disk and try again; nothing that was acknowledged is lost"
     if "full" in text:
         return "make room on its disk and try again; nothing that was acknowledged is lost"
     if "locked" in text:
         return f"another program holds it for more than {BUSY_S:g} s; end that program"
     return "see the log of the machine for its disk"
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        found = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < FULL_BYTES or not (found.f_favail or not found.f_files)

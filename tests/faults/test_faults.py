@@ -313,7 +313,14 @@ def _(site: Site) -> str:
     with small_disk(site) as path:
         (path / "data" / "run").mkdir(parents=True)
         fill(path)
-        return site.refused(data=path / "data")
+        said = site.refused(data=path / "data")
+        (path / "filler").unlink()
+        with run_daemon(path / "data") as daemon:
+            daemon.api("POST", "/v2/apps", {"name": "kept"})
+        fill(path)
+        again = site.refused(data=path / "data")  # with a database that is there, SQLite says "disk I/O error"
+        assert "disk is full" in again, again
+        return said
 
 
 @seeds("database-damaged")
