@@ -45,14 +45,14 @@ CURES: dict[str, str] = {
     "response-too-large": "Answer with a reference to the data instead; limits.response_bytes_max is the limit.",
     "response-headers-too-large": "Answer with fewer or shorter headers; limits.response_header_bytes_max is how much "
     "is allowed.",
-    "init-failed": "The function could not be imported: the traceback is in the detail and in its log. A module that "
-    "is not found belongs into requirements.txt.",
+    "init-failed": "The function could not be imported: the traceback is in the detail, and what it printed is in its "
+    "log ('stoker logs APP FN'). A module that is not found belongs into requirements.txt.",
     "init-timeout": "Import and warm-up took longer than limits.start_s: move work out of the module's top level, or "
     "raise the limit.",
     "bundle-missing": "Push a bundle under the name of the function's image: 'stoker push DIR NAME:VERSION', or "
     "'stoker deploy'.",
-    "deploy-failed": "The new version did not start; the one before goes on serving. The detail is its traceback: mend "
-    "it and deploy again.",
+    "deploy-failed": "The new version did not start; one that served before goes on serving. The detail is its "
+    "traceback: mend it and deploy again.",
     # No room just now.
     "queue-full": "More calls wait than limits.queue_max: the function is slower than its calls come. Call less at "
     "once, give the node more memory, or provision instances.",

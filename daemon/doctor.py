@@ -72,7 +72,8 @@ class Diagnosis:
 
 _NAMESPACES = (
     "user.max_user_namespaces above 0; kernel.unprivileged_userns_clone=1 (Debian before 11); an AppArmor profile with "
-    "userns, or kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu since 23.10); in systemd no RestrictNamespaces="
+    "userns, or kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu since 23.10); in systemd no "
+    "RestrictNamespaces=; not inside chroot (pivot_root will do)"
 )
 _PROC = "nothing mounted over parts of /proc: no ProtectKernelTunables= or ProtectKernelLogs=; not inside Docker"
 _FILES = "Landlock's rules for files: only the bundle, the interpreter and /usr can be read, its own directory written"
