@@ -46,6 +46,10 @@ _INDEX_VARIABLES = (
     "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_NO_INDEX", "UV_CONSTRAINT",
 )  # fmt: skip
 _HINTS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        ("no space left on device", "disk quota exceeded"),
+        "make room on the disk, or name other places: XDG_CACHE_HOME for the cache, TMPDIR for temporary files",
+    ),
     (("no module named pip",), "this Python has no pip: install uv ('pip install uv') or python3-pip"),
     (
         (

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 it failed, 2 wrong usage (click's ``UsageError``), 130 int
 
 from __future__ import annotations
 
+import errno
 from typing import IO, Any
 
 import click
@@ -40,6 +41,23 @@ class CliError(click.ClickException):
         if self.hint:
             body["hint"] = self.hint
         return body
+
+
+_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+
+
+def of_the_machine(exc: OSError) -> CliError | None:
+    """The error to show for one that is the disk's or its rights', as of a cache in a home that is read-only; None for
+    any other: that is a bug."""
+    no_temporary = exc.errno == errno.ENOENT and exc.filename is None  # tempfile names the directories that it tried
+    if exc.errno not in _ROOM | _RIGHTS and not no_temporary:
+        return None
+    mend = "make room on its disk" if exc.errno in _ROOM else "make it writable"
+    return CliError(
+        f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc.strerror),
+        hint=f"{mend}, or name other places: XDG_CACHE_HOME for the cache, TMPDIR for temporary files",
+    )
 
 
 class Unreachable(CliError):

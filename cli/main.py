@@ -165,4 +165,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output left (`stoker logs | head`): no message, and none at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as exc:
+        from cli.errors import of_the_machine
+
+        if (known := of_the_machine(exc)) is None:
+            raise
+        known.show()
+        return known.exit_code
     return result if isinstance(result, int) else 0

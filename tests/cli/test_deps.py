@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import deps
+from cli import deps, errors
 from tests.cli.conftest import Result, Stoker
 
 NO_INSTALLER = "none"
@@ -148,6 +149,22 @@ def test_an_index_that_cannot_be_reached(bare_stoker: Stoker, tiny: Path) -> Non
     assert result.code == 1
     if deps.find_uv():
         assert result.err.endswith("or name another with UV_INDEX_URL or PIP_INDEX_URL\n")
+
+
+def test_a_cache_that_cannot_be_written_is_named(bare_stoker: Stoker, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "in-the-way").write_text("")
+    result = bare_stoker("build", str(tiny), "-o", "x.zip", XDG_CACHE_HOME=str(tmp_path / "in-the-way"))
+    assert result.code == 1
+    assert "Traceback" not in result.err
+    assert f"Error: {tmp_path}/in-the-way/stoker/deps: Not a directory" in result.err
+    assert "XDG_CACHE_HOME" in result.err
+
+
+def test_an_error_that_is_a_bug_keeps_its_traceback() -> None:
+    assert errors.of_the_machine(FileNotFoundError(errno.ENOENT, "No such file or directory", "x")) is None
+    full = errors.of_the_machine(OSError(errno.ENOSPC, "No space left on device"))
+    assert full is not None
+    assert (full.message, full.hint.partition(",")[0]) == ("No space left on device", "make room on its disk")
 
 
 def test_the_cache_has_a_size_bound(bare_stoker: Stoker, tiny: Path, tmp_path: Path) -> None:
