@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -59,12 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from daemon.listeners import CannotServe
     from daemon.serve import serve
 
+    # A reload while the daemon starts or leaves must not end it; in between `reload_on_hangup` has the signal. A
+    # function and not SIG_IGN, which every child would inherit.
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
     try:
         sys.setswitchinterval(SWITCH_S)
         trio.run(serve, config)
     except CannotServe as exc:
         print(f"stokerd: {exc}", file=sys.stderr)
         return EXIT_FAILED
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the interpreter's own end would restore the default
     return 0
 
 
