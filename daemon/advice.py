@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Any
 
-from daemon.calls import CallRecord
+import trio
+
 from daemon.config import Pcu
 from daemon.core import advisor
 from daemon.core.pcu import pcu_step
@@ -21,6 +24,8 @@ CURVE_MAX = 100
 """Most floors in the curve."""
 GOAL = 0.95
 """POLICY: part of the cold starts that the recommended floor removes, unless the caller wants another."""
+MEASURED_MAX = 10_000
+"""Calls enough for the median of what they hold."""
 STARTED = ("fork", "boot", "exec")
 
 
@@ -50,22 +55,20 @@ class Advisor:
           Conflict, InternalError: calls are not recorded, or cannot be read.
         """
         await self._recorder.flush()
-        calls, complete = await self._recorder.file.read(lambda conn: _calls(conn, function.id, since))
+        calls = await self._recorder.file.read(lambda conn: _calls(conn, function.id, since))
         live = function.live
-        found = advisor.curve(
-            [(record.at, record.at + record.handler_s) for record in calls], idle_timeout_s=live.idle_timeout_s
-        )
+        found = await trio.to_thread.run_sync(partial(advisor.curve, calls.spans, idle_timeout_s=live.idle_timeout_s))
         allowed = self._allowed(live.memory_mib, found.peak)
         best = advisor.recommended(found, goal=goal, allowed=range(1, found.peak + 1))
         count = advisor.recommended(found, goal=goal, allowed=allowed)
-        held = self._held(function, calls)
-        cold_starts_s = [record.start_s for record in calls if record.start_kind in STARTED]
+        held = self._held(function, calls.memory_bytes)
+        cold_starts_s = calls.cold_starts_s
         body: dict[str, Any] = {
             "function_id": function.id,
             "since": since,
             "until": time.time(),
             "calls": found.calls,
-            "complete": complete,
+            "complete": calls.complete,
             "cold_recorded": len(cold_starts_s),
             "cold_start_s": round(sum(cold_starts_s) / len(cold_starts_s), 6) if cold_starts_s else None,
             "cold_without_floor": found.cold(0),
@@ -88,10 +91,9 @@ class Advisor:
         most = self._pcu.memory_mib // memory_mib
         return [count for count in range(step, peak + step, step) if count <= most]
 
-    def _held(self, function: Function, calls: list[CallRecord]) -> int:
+    def _held(self, function: Function, measured: list[int]) -> int:
         if (now := self._memory_of(function.id)) is not None:
             return int(now)
-        measured = [record.memory_bytes for record in calls[:10_000] if record.memory_bytes > 0]
         return int(median(measured)) if measured else 0
 
     def _row(self, found: advisor.Curve, count: int, held: int, memory_mib: int) -> dict[str, Any]:
@@ -104,14 +106,31 @@ class Advisor:
         }
 
 
-def _calls(conn: Any, function_id: str, since: float) -> tuple[list[CallRecord], bool]:
-    found: list[CallRecord] = []
+@dataclass(slots=True)
+class _Calls:
+    """What is needed of calls, not their records: a million of those would be a gigabyte."""
+
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    """Begin and end of each, Unix time."""
+    cold_starts_s: list[float] = field(default_factory=list)
+    memory_bytes: list[int] = field(default_factory=list)
+    """Of the newest ones."""
+    complete: bool = True
+
+
+def _calls(conn: Any, function_id: str, since: float) -> _Calls:
+    found = _Calls()
     for block in record_file.blocks(conn, function_id=function_id, since=since):
-        found += [r for r in block if r.function_id == function_id and r.at >= since and r.instance]
-        if len(found) > CALLS_MAX:
-            return found, False
+        calls = [r for r in block if r.function_id == function_id and r.at >= since and r.instance]
+        found.spans += [(r.at, r.at + r.handler_s) for r in calls]
+        found.cold_starts_s += [r.start_s for r in calls if r.start_kind in STARTED]
+        if len(found.memory_bytes) < MEASURED_MAX:
+            found.memory_bytes += [r.memory_bytes for r in calls if r.memory_bytes > 0]
+        if len(found.spans) > CALLS_MAX:
+            found.complete = False
+            break
         time.sleep(0)
-    return found, True
+    return found
 
 
 def _floors(peak: int, allowed: list[int]) -> list[int]:

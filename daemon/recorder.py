@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -70,21 +70,31 @@ class Question:
     before_id: str = ""
     """Only calls older than this one: the next page."""
 
-    def fits(self, record: CallRecord) -> bool:
-        """Whether it is one of those."""
-        return (
-            self.since <= record.at <= self.until
-            and (not self.function_id or record.function_id == self.function_id)
-            and (self.visible is None or record.function_id in self.visible)
-            and (not self.app_id or record.app_id == self.app_id)
-            and (not self.failed or bool(record.error))
-            and (not self.error or record.error == self.error)
-            and (not self.kind or record.kind == self.kind)
-            and (not self.caller or record.caller == self.caller)
-            and (not self.cold or record.start_kind in COLD)
-            and record.total_s >= self.longer_s
-            and (not self.before_id or record.id < self.before_id)
-        )
+    def of(self, records: Batch) -> Batch:
+        """Those of them that fit, in their order: a pass for each member that counts, most questions have few."""
+        if self.since > 0 or self.until != float("inf"):
+            records = [r for r in records if self.since <= r.at <= self.until]
+        if self.function_id:
+            records = [r for r in records if r.function_id == self.function_id]
+        if self.visible is not None:
+            records = [r for r in records if r.function_id in self.visible]
+        if self.app_id:
+            records = [r for r in records if r.app_id == self.app_id]
+        if self.failed:
+            records = [r for r in records if r.error]
+        if self.error:
+            records = [r for r in records if r.error == self.error]
+        if self.kind:
+            records = [r for r in records if r.kind == self.kind]
+        if self.caller:
+            records = [r for r in records if r.caller == self.caller]
+        if self.cold:
+            records = [r for r in records if r.start_kind in COLD]
+        if self.longer_s > 0:
+            records = [r for r in records if r.total_s >= self.longer_s]
+        if self.before_id:
+            records = [r for r in records if r.id < self.before_id]
+        return records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,25 +308,46 @@ class Recorder:
 
 def _find(question: Question, limit: int, conn: Any) -> Found:
     found: list[CallRecord] = []
-    scanned = seen = 0
-    visible = question.visible
+    seen, slow_s = 0, None
+    if question.slow:
+        # Two passes: the records of the first are not kept, or a question would take hundreds of megabytes.
+        totals: list[float] = []
+        for block in _blocks(question, conn):
+            seen += _seen(question, block)
+            totals += [r.queue_s + r.handler_s + r.write_s for r in question.of(block)]  # total_s, without the calls
+        if not totals:
+            return Found(records=[], more=False, scanned=seen)
+        totals.sort()
+        slow_s = totals[min(len(totals) - 1, len(totals) * SLOW_PERCENT // 100)]
+        question = replace(question, longer_s=slow_s)
+    for block in _blocks(question, conn):
+        if slow_s is None:
+            seen += _seen(question, block)
+        found += reversed(question.of(block))
+        if len(found) > limit:
+            break
+    found.sort(key=lambda record: record.id, reverse=True)
+    return Found(records=found[:limit], more=len(found) > limit, scanned=seen, slow_s=slow_s)
+
+
+def _blocks(question: Question, conn: Any) -> Iterator[list[CallRecord]]:
+    """The blocks that may hold what is asked for, newest first, while they hold no more than `SCANNED_MAX` records."""
+    scanned = 0
     for block in record_file.blocks(
         conn, app_id=question.app_id, function_id=question.function_id, failed=question.failed or bool(question.error),
         longer_s=question.longer_s, since=question.since, until=question.until,
     ):  # fmt: skip
+        yield block
         scanned += len(block)
-        seen += len(block) if visible is None else sum(record.function_id in visible for record in block)
-        found += [record for record in reversed(block) if question.fits(record)]
-        if scanned >= SCANNED_MAX or (len(found) > limit and not question.slow):
+        if scanned >= SCANNED_MAX:
             break
         time.sleep(0)  # calls come first: this thread holds the interpreter while it unpacks
-    slow_s = None
-    if question.slow and found:
-        totals = sorted(record.total_s for record in found)
-        slow_s = totals[min(len(totals) - 1, len(totals) * SLOW_PERCENT // 100)]
-        found = [record for record in found if record.total_s >= slow_s]
-    found.sort(key=lambda record: record.id, reverse=True)
-    return Found(records=found[:limit], more=len(found) > limit, scanned=seen, slow_s=slow_s)
+
+
+def _seen(question: Question, block: Batch) -> int:
+    if question.visible is None:
+        return len(block)
+    return sum(record.function_id in question.visible for record in block)
 
 
 def time_of(call_id: str) -> float:
