@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,6 +36,7 @@ from daemon.console.sessions import Sessions
 from daemon.core.scheduler import Scheduler
 from daemon.debugging import Debugging
 from daemon.deployer import Deployer
+from daemon.descriptors import within
 from daemon.destinations import make_outbox, may_call_of
 from daemon.detached import Detached
 from daemon.detached_metrics import DetachedMetrics
@@ -100,8 +102,7 @@ async def serve(config: Config) -> None:
     """
     log = setup_logging(config.logs)
     become_subreaper()
-    raise_descriptor_limit()
-    config = replace(config, limits=with_budget(config.limits))
+    config = with_descriptors(replace(config, limits=with_budget(config.limits)), raise_descriptor_limit(), log)
     async with data_directory(config.data), open_database(config.data / "stoker.db", log) as database:
         with (
             open_listeners(config) as listeners,
@@ -349,10 +350,24 @@ def become_subreaper() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def raise_descriptor_limit() -> None:
-    """The usual soft limit of 1,024 is for programs that use select(); connections and pipes of workers need more."""
+def raise_descriptor_limit() -> int:
+    """The usual soft limit of 1,024 is for programs that use select(); connections and pipes of workers need more.
+    Returns what there may be now."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+
+
+def with_descriptors(config: Config, descriptors: int, log: Any) -> Config:
+    """The configuration, lowered to what the limit of open files carries; the log says so."""
+    limits, http = within(config.limits, config.http, descriptors)
+    if (limits, http) != (config.limits, config.http):
+        log.warning(
+            "the limit of open files is low: limits are lowered", open_files=descriptors,
+            instances_max=limits.instances_max, templates_max=limits.templates_max,
+            connections_max=http.connections_max, what_now="raise it: ulimit -n, or LimitNOFILE= of the systemd unit",
+        )  # fmt: skip
+    return replace(config, limits=limits, http=http)
 
 
 def with_cgroups(config: Config) -> Limits:

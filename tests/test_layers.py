@@ -24,6 +24,7 @@ FLOORS = {
     "daemon.config_rules": 2,
     "daemon.config_file": 2,
     "daemon.config_detached": 2,
+    "daemon.descriptors": 2,
     "daemon.ocid": 2,
     "daemon.catalog": 2,
     "daemon.calls": 2,
