@@ -10,7 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import trio
 
@@ -91,6 +91,14 @@ class Waiter:
     error: StokerError | None = None
 
 
+class Preparation(NamedTuple):
+    """A version that is being made ready beside the live one."""
+
+    since_s: float
+    failures: list[StokerError]
+    """Of its instances that were launched since then."""
+
+
 class Supervisor:
     """Turns the scheduler's actions into processes. All methods but `run` are synchronous and never block."""
 
@@ -110,7 +118,7 @@ class Supervisor:
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
         self._armed_s = -math.inf
-        self._preparing: dict[str, list[StokerError]] = {}
+        self._preparing: dict[str, Preparation] = {}
         self._changed = trio.Event()
         self._wanted = trio.Event()
         """Set while a call waits for an instance: launches that were put off begin."""
@@ -180,7 +188,7 @@ class Supervisor:
           TooLargeForNode: there will never be room for it.
           StokerError: the canary did not become ready; nothing of the version is left.
         """
-        failures = self._preparing[plan.revision] = []
+        self._preparing[plan.revision] = Preparation(trio.current_time(), failures := [])
         self.plans[plan.revision] = plan
         done = False
         try:
@@ -340,8 +348,10 @@ class Supervisor:
         del self.slots[slot.instance_id]
         slot.exited.set()
         self.obey(self.scheduler.exited(slot.instance_id, now_s=trio.current_time(), error=failure))
-        if failure is not None and slot.plan.revision in self._preparing:
-            self._preparing[slot.plan.revision].append(failure)
+        preparation = self._preparing.get(slot.plan.revision)
+        # One of before may still be leaving when its version is prepared again (rollback): its end says nothing.
+        if failure is not None and preparation is not None and slot.launched_s >= preparation.since_s:
+            preparation.failures.append(failure)
         self._changed.set()
 
     # -- memory -------------------------------------------------------------------------------------------------

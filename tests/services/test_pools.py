@@ -61,6 +61,22 @@ async def test_a_canary_that_fails_leaves_nothing_and_the_old_version_serving(
         assert "f.2" not in {revision for _, revision, _ in node.launcher.launched}
 
 
+async def test_an_instance_of_before_that_ends_late_does_not_fail_its_version_prepared_again(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """A rollback may come while the version's last instances are leaving."""
+    async with world(tmp_path, Behaviour(stop_s=0.5)) as node:
+        old = node.function("f")
+        assert await node.outcome("f") == "ok"
+        new = replace(old, live=replace(old.live, number=2))
+        await node.supervisor.prepare(*node.plan(new), timeout_s=10)
+        node.supervisor.configure(*node.plan(new))
+        node.launcher.behaviours["f.1"] = Behaviour(start_s=2.0)
+        await node.supervisor.prepare(*node.plan(old), timeout_s=10)
+        node.supervisor.configure(*node.plan(old))
+        assert await node.outcome("f") == "ok"
+
+
 async def test_a_canary_that_is_cancelled_leaves_nothing(autojump_clock: MockClock, tmp_path: Path) -> None:
     async with world(tmp_path, Behaviour(boot_s=3.0)) as node:
         old = node.function("f")
