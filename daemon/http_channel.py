@@ -61,10 +61,12 @@ class HttpChannel:
         self._limits = limits
         self._kill = kill
         self._directory = self._listener = -1
-        self._nothing = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._fd = os.dup(self._nothing)
+        self._life = os.dup(child.pidfd)
+        self._ended = select.poll()
+        self._ended.register(self._life, select.POLLIN)
+        self._fd = os.dup(self._life)
         self._connected = False
-        """``_fd`` is the connection, else something that is never readable: one number to watch, whichever there is."""
+        """``_fd`` is the connection, else the process, readable when it has ended: one number to watch, whichever."""
         self._replies = Replies(limits)
         self._request = Request()
         self._error: StokerError | None = None
@@ -85,12 +87,10 @@ class HttpChannel:
           StokerError: what `abort` was given.
         """
         await self._started()
-        ended = select.poll()
-        ended.register(self._child.pidfd, select.POLLIN)
         while not self._found():
             if self._error is not None:
                 raise self._error
-            if ended.poll(0):
+            if self._ended.poll(0):
                 status = await self._child.exited()
                 raise errors.InitFailed(detail=f"the program ended before it listened on FN_LISTENER: {status}")
             await trio.sleep(LISTEN_POLL_S)
@@ -259,22 +259,24 @@ class HttpChannel:
                 raise errors.FunctionCrashed(detail=f"the connection broke: {exc.strerror}") from None
 
     def stray_bytes(self) -> bool:
-        """Whether the program has sent something while no call was outstanding. Closing a connection is its right."""
-        if not self._connected:
-            return False
-        try:
-            if os.read(self._fd, 1):  # it is not used again, whatever follows
-                return True
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
-        self._disconnect()
-        return False
+        """Whether the program has sent something while no call was outstanding, or has ended.
+
+        Closing a connection is its right.
+        """
+        if self._connected:
+            try:
+                if os.read(self._fd, 1):  # it is not used again, whatever follows
+                    return True
+            except BlockingIOError:
+                return False
+            except OSError:
+                pass
+            self._disconnect()
+        return bool(self._ended.poll(0))
 
     @property
     def answers_fd(self) -> int:
-        """A descriptor that is readable when something comes on the connection, or that ends."""
+        """A descriptor that is readable when something comes on the connection, or that or the program ends."""
         return self._fd
 
     # -- end ----------------------------------------------------------------------------------------------------
@@ -294,7 +296,7 @@ class HttpChannel:
     def _disconnect(self) -> None:
         if self._connected:
             self._connected = False
-            os.dup2(self._nothing, self._fd, inheritable=False)
+            os.dup2(self._life, self._fd, inheritable=False)
 
     def abort(self, error: StokerError) -> None:
         """Have a waiting `call` or `ready`, and every later one, raise ``error``. The first error given counts."""
@@ -318,7 +320,7 @@ class HttpChannel:
         self._closed = True
         self._connected = False
         self._handshake.close()
-        for fd in (self._directory, self._listener, self._fd, self._nothing):
+        for fd in (self._directory, self._listener, self._fd, self._life):
             if fd >= 0:
                 os.close(fd)
         self._changed.set()
