@@ -188,7 +188,8 @@ class Supervisor:
           TooLargeForNode: there will never be room for it.
           StokerError: the canary did not become ready; nothing of the version is left.
         """
-        self._preparing[plan.revision] = Preparation(trio.current_time(), failures := [])
+        failures: list[StokerError] = []
+        self._preparing[plan.revision] = Preparation(trio.current_time(), failures)
         self.plans[plan.revision] = plan
         done = False
         try:

@@ -143,7 +143,7 @@ fdk.handle(async function (input, ctx) {
 
 def test_the_official_fdk_of_node(shared_daemon: Daemon, node_fdk: dict[str, bytes]) -> None:
     archive = bundle(["node", "func.js"], {"func.js": NODE, **node_fdk}, runtime="node")
-    function = deploy(shared_daemon, "node", archive, timeout=2)
+    function = deploy(shared_daemon, "node", archive, timeout=60)
 
     def call(**value: Any) -> Reply:
         return shared_daemon.invoke(function, json.dumps(value), {"Content-Type": "application/json"})
@@ -155,6 +155,7 @@ def test_the_official_fdk_of_node(shared_daemon: Daemon, node_fdk: dict[str, byt
     assert len(call(big="x" * 3_000_000).body) > 3_000_000
     reply = call(what="garbage")
     assert reply.status == 200, f"2 GB of garbage within 128 MiB: {reply.body!r}"
+    shared_daemon.api("PUT", f"/v2/fns/{function}", {"timeout": 2})
     for what, status, code in (("raise", 502, "function-failed"), ("exit", 502, "function-crashed"),
                                ("hang", 504, "function-timeout")):  # fmt: skip
         reply = call(what=what)
