@@ -255,6 +255,9 @@ class Logs:
     """Log files kept per function."""
     syslog_ca_file: str = ""
     """Certificates (PEM) that a ``tcp+tls`` syslog destination is checked against; empty: the machine's."""
+    local_syslog: bool = False
+    """Let applications name unix sockets and addresses of this machine as their syslog URL in mode ``iam``, too, where
+    whoever may update one makes the daemon connect there. In mode ``open`` they always may."""
     journald: str = "auto"
     """Send functions' lines to systemd's journal, too: ``on``, ``off``, or ``auto``: when systemd runs the daemon."""
 

@@ -63,7 +63,8 @@ class Destinations:
     ``queue:NAME``, ``function:APP/FUNCTION`` or a URL; a name given several times goes to all of them. Others become
     a stream or a queue of their own name, or a stream ``topic-NAME``."""
     hosts: tuple[str, ...] = ()
-    """Host names (with ``:PORT`` unless the scheme's own) that HTTP destinations may name; none given: any."""
+    """Host names (with ``:PORT`` unless the scheme's own) that HTTP destinations may name; none given: any, in mode
+    ``iam`` any but this machine and link-local addresses (metadata of clouds)."""
     pending_max: int = 10_000
     """Most deliveries that may wait; further ones are dropped, logged and counted."""
     at_once: int = 8

@@ -32,7 +32,7 @@ from daemon.local_queues import LocalFull, LocalQueues
 from daemon.logs import LogBook
 from daemon.model import Answer, Function, Ids
 from daemon.permissions import INVOKE
-from daemon.posts import PostFailed, post
+from daemon.posts import PostFailed, PostRefused, post
 from daemon.store import detached_records as records
 from daemon.store.database import Database
 from daemon.store.detached_records import Delivery, Headers
@@ -85,6 +85,8 @@ class Outbox:
         self.accept: Accepts | None = None
         self.may_call: Callable[[str, str], bool] = lambda source_id, target_id: True
         """Whether a function may call another one; in ``auth.mode: iam`` policies say so (`may_call_of`)."""
+        self.outward = False
+        """Whether HTTP destinations on this machine are refused, but for those of ``destinations.hosts``."""
         self._database = database
         self._catalog = catalog
         self._local = local
@@ -94,6 +96,7 @@ class Outbox:
         self._jitter = jitter
         self._log = log
         self._routes = _routes(settings.routes)
+        self._trusted = {to.target for targets in self._routes.values() for to in targets if to.kind == "HTTP"}
         self._waiting: list[tuple[float, int, Delivery]] = []
         self._order = 0
         self._running: Counter[str] = Counter()
@@ -272,9 +275,12 @@ class Outbox:
         )
         headers = [("Content-Type", CONTENT_TYPE), *signed, *_trace(delivery.record)]
         try:
-            status = await post(url, headers=headers, body=body, timeout_s=self.settings.timeout_s)
+            status = await post(
+                url, headers=headers, body=body, timeout_s=self.settings.timeout_s,
+                outward=self.outward and host not in self.settings.hosts and url not in self._trusted,
+            )  # fmt: skip
         except PostFailed as exc:
-            raise DeliveryFailed(f"{url}: {exc}") from exc
+            raise DeliveryFailed(f"{url}: {exc}", final=isinstance(exc, PostRefused)) from exc
         if not 200 <= status < 300:
             # POLICY: 410 says that nobody wants it any more (Standard Webhooks); everything else may pass.
             raise DeliveryFailed(f"{url} answered status {status}", final=status == 410)

@@ -23,6 +23,7 @@ from daemon.catalog import Catalog
 from daemon.config import Logs
 from daemon.loglines import level_of, rfc5424, severity
 from daemon.logs import LogBook, Record
+from daemon.outward import Inward, addresses, open_stream
 
 QUEUE_LINES_MAX = 10_000
 """Most lines that wait for one destination."""
@@ -64,7 +65,7 @@ class Transport(Protocol):
 class Destination:
     """One destination: a queue and the task that empties it. ``url`` is a syslog URL, or ``journal:``."""
 
-    def __init__(self, url: str, *, ca_file: str, log: Any) -> None:
+    def __init__(self, url: str, *, ca_file: str, outward: bool = False, log: Any) -> None:
         self.url = url
         self.sent = 0
         self.dropped = 0
@@ -76,6 +77,7 @@ class Destination:
         self.told = 0
         """Drops that were told."""
         self._ca_file = ca_file
+        self._outward = outward
         self._log = log
         self._queue: deque[bytes] = deque()
         self._bytes = 0
@@ -112,7 +114,7 @@ class Destination:
                 await self._wake.wait()
             try:
                 with trio.fail_after(CONNECT_S):
-                    transport = await connect(self.url, ca_file=self._ca_file)
+                    transport = await connect(self.url, ca_file=self._ca_file, outward=self._outward)
             except (OSError, ValueError, trio.TooSlowError, trio.BrokenResourceError) as exc:
                 self._complain(exc)
                 await trio.sleep(pause_s)
@@ -162,7 +164,9 @@ class Destination:
 class LogSinks:
     """All destinations of a node. Use `run`; it hooks itself into the log book."""
 
-    def __init__(self, catalog: Catalog, log_book: LogBook, settings: Logs, *, log: Any) -> None:
+    def __init__(self, catalog: Catalog, log_book: LogBook, settings: Logs, *, outward: bool = False, log: Any) -> None:
+        """``outward``: applications may not name unix sockets and addresses of this machine."""
+        self._outward = outward
         self._catalog = catalog
         self._book = log_book
         self._settings = settings
@@ -245,7 +249,12 @@ class LogSinks:
     def _destination(self, url: str) -> Destination | None:
         found = self.destinations.get(url)
         if found is None and len(self.destinations) < DESTINATIONS_MAX and self._nursery is not None:
-            found = self.destinations[url] = Destination(url, ca_file=self._settings.syslog_ca_file, log=self._log)
+            found = self.destinations[url] = Destination(
+                url,
+                ca_file=self._settings.syslog_ca_file,
+                outward=self._outward and url != "journal:",
+                log=self._log,
+            )
             self._nursery.start_soon(self._live, found)
         return found
 
@@ -285,8 +294,10 @@ class LogSinks:
 # -- transports
 
 
-async def connect(url: str, *, ca_file: str = "") -> Transport:
+async def connect(url: str, *, ca_file: str = "", outward: bool = False) -> Transport:
     """A connection to ``tcp://host:port``, ``tcp+tls://...``, ``udp://...``, ``unix:///path`` or ``journal:``.
+
+    ``outward``: not to this machine or its link (`daemon.outward`).
 
     Raises:
       OSError, ValueError, trio.BrokenResourceError: it cannot be had.
@@ -295,12 +306,16 @@ async def connect(url: str, *, ca_file: str = "") -> Transport:
     if parts.scheme == "journal":
         return await _datagrams(socket.AF_UNIX, parts.path or JOURNAL_SOCKET)
     if parts.scheme in ("unix", "unixgram"):
+        if outward:
+            raise Inward(url)
         return await _unix(unquote(parts.path or parts.netloc), stream=parts.scheme == "unix")
     host, port = parts.hostname or "", parts.port or (6514 if parts.scheme == "tcp+tls" else 514)
     if parts.scheme == "udp":
+        if outward:
+            host = (await addresses(host, port, socket.SOCK_DGRAM))[0][1]
         [(family, _, _, _, address), *_] = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
         return await _datagrams(family, address)
-    stream: trio.abc.Stream = await trio.open_tcp_stream(host, port)
+    stream: trio.abc.Stream = await (open_stream if outward else trio.open_tcp_stream)(host, port)
     if parts.scheme == "tcp+tls":
         try:
             context = ssl.create_default_context(cafile=ca_file or None)

@@ -15,6 +15,7 @@ import h11
 import trio
 
 from daemon import VERSION
+from daemon.outward import Inward, open_stream
 
 REPLY_BYTES_MAX = 256 * 2**10
 """Of a reply this much is read, to let the other end finish; what is beyond is not waited for."""
@@ -25,17 +26,25 @@ class PostFailed(Exception):
     """It cannot be told that the message arrived; the text says why."""
 
 
-async def post(url: str, *, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float) -> int:
-    """Send and return the status of the reply.
+class PostRefused(PostFailed):
+    """It may not be sent there, now or later."""
+
+
+async def post(
+    url: str, *, headers: Sequence[tuple[str, str]], body: bytes, timeout_s: float, outward: bool = False
+) -> int:
+    """Send and return the status of the reply. ``outward``: not to this machine or its link (`daemon.outward`).
 
     Raises:
       PostFailed: no connection, no valid reply, or no reply within ``timeout_s``.
     """
     try:
         with trio.fail_after(timeout_s):
-            return await _post(url, headers, body)
+            return await _post(url, headers, body, outward)
     except trio.TooSlowError:
         raise PostFailed(f"no reply within {timeout_s:g} s") from None
+    except Inward as exc:
+        raise PostRefused(str(exc)) from exc
     except (OSError, ssl.SSLError) as exc:
         raise PostFailed(f"cannot connect: {_reason(exc)}") from exc
     except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
@@ -46,7 +55,7 @@ async def post(url: str, *, headers: Sequence[tuple[str, str]], body: bytes, tim
         raise PostFailed(f"cannot be sent: {exc}") from exc
 
 
-async def _post(url: str, headers: Sequence[tuple[str, str]], body: bytes) -> int:
+async def _post(url: str, headers: Sequence[tuple[str, str]], body: bytes, outward: bool) -> int:
     parts = urlsplit(url)
     host, secure = parts.hostname or "", parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
@@ -55,7 +64,7 @@ async def _post(url: str, headers: Sequence[tuple[str, str]], body: bytes) -> in
         ("Host", parts.netloc.rpartition("@")[2]), ("User-Agent", f"stoker/{VERSION}"), ("Connection", "close"),
         ("Content-Length", str(len(body))), *headers,
     ]  # fmt: skip
-    stream: trio.abc.Stream = await trio.open_tcp_stream(host, port)
+    stream: trio.abc.Stream = await (open_stream if outward else trio.open_tcp_stream)(host, port)
     if secure:
         stream = trio.SSLStream(stream, _tls(), server_hostname=host, https_compatible=True)
     try:

@@ -135,7 +135,7 @@ async def _serve(
         launcher = Launcher(limits, run_dir=config.data / "run", log=log, placement=placement, sandbox=sandbox)
         # A daemon that died between a function's deletion and its logs' leaves those behind.
         await trio.to_thread.run_sync(log_book.sweep, set(catalog.functions))
-        sinks = LogSinks(catalog, log_book, config.logs, log=log)
+        sinks = LogSinks(catalog, log_book, config.logs, outward=enforce and not config.logs.local_syslog, log=log)
         supervisor = Supervisor(scheduler, launcher, limits=limits, log_book=log_book, log=log)
         launcher.on_template_gone = supervisor.template_gone
         placement.on_out_of_memory = supervisor.ran_full
@@ -157,7 +157,7 @@ async def _serve(
         )  # fmt: skip
         outbox.accept = detached.accept
         if enforce:
-            outbox.may_call = may_call_of(iam.identity)
+            outbox.may_call, outbox.outward = may_call_of(iam.identity), True
 
         def on_forget(function_id: str) -> None:
             janitor.forget(function_id)

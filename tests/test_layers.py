@@ -56,6 +56,7 @@ FLOORS = {
     "daemon.host_ids": 3,
     "daemon.netlink": 3,
     "daemon.config_network": 2,
+    "daemon.outward": 3,
     "daemon.bundles": 3,
     "daemon.unpack": 3,
     "daemon.funcfile": 3,

@@ -7,9 +7,9 @@ comes on a connection which Hypercorn has already.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs
 
 import trio
@@ -20,6 +20,7 @@ from daemon import errors
 from daemon.config import Http
 from daemon.errors import StokerError
 from daemon.http import views
+from daemon.http.flow import FLOW_KEY, Flow, Held, paced
 from daemon.http.handover import PEER_KEY
 from daemon.http.messages import Reply, Request
 from daemon.http.messages import Route as CallRoute
@@ -34,6 +35,8 @@ API_BODY_BYTES_MAX = 1024 * 1024
 """Largest body of a management request: far beyond the largest legal function."""
 
 
+DROP_S, DROP_BYTES_MAX = 1.0, 2**20
+"""For how long, and how much of, the body of a stranger's request is read, and thrown away, before he is refused."""
 LARGE_BODIES_AT_ONCE = 4
 """Most management requests with a bundle in them that are held in memory at once; further ones wait."""
 
@@ -56,6 +59,7 @@ def make_app(
     """
     router = Router(tables, gate)
     large_bodies = trio.CapacityLimiter(LARGE_BODIES_AT_ONCE)
+    held = Held()
     archive_body_bytes_max = archive_bytes_max * 4 // 3 + API_BODY_BYTES_MAX
     app = QuartTrio("stoker", static_folder=None)
     app.url_map.merge_slashes = False  # `//x` is not `/x`
@@ -67,10 +71,19 @@ def make_app(
         try:
             target: bytes = request.scope["raw_path"]
             if endpoint := calls(request.method, target):
-                return _from_reply(await endpoint(await _call_request(_target(), http)))
-            async with large_bodies if (large := _may_be_large(router)) else nullcontext():
-                bytes_max = archive_body_bytes_max if large else API_BODY_BYTES_MAX
-                reply = await router.dispatch(await _api_request(router, http, url, bytes_max))
+                with held.by_one() as hold:
+                    return _from_reply(await endpoint(await _call_request(_target(), http, hold)))
+            asked = _api_request(router, http, url)
+            if asked.chunks is None and _brings_body(asked) and (refusal := router.refuse_stranger(asked)) is not None:
+                await _drop_body(http)
+                reply = refusal
+            else:
+                async with large_bodies if (large := _may_be_large(router)) else nullcontext():
+                    with held.by_one() as hold:
+                        if asked.chunks is None:
+                            bytes_max = archive_body_bytes_max if large else API_BODY_BYTES_MAX
+                            asked.body = await _body(bytes_max, http, hold)
+                        reply = await router.dispatch(asked)
         except StokerError as exc:
             reply = views.error_reply(exc)
         except Exception:
@@ -90,6 +103,7 @@ def make_app(
     # What the rules above do not match: paths with line breaks in them, other methods.
     app.register_error_handler(404, the_rest)
     app.register_error_handler(405, the_rest)
+    app.asgi_app = paced(app.asgi_app)  # type: ignore[method-assign,assignment]  # Quart's way to put a layer before the app
     return app
 
 
@@ -105,9 +119,9 @@ def _raw_headers() -> list[tuple[str, str]]:
     return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in request.scope["headers"]]
 
 
-async def _call_request(target: bytes, http: Http) -> Request:
+async def _call_request(target: bytes, http: Http, hold: Callable[[int], None]) -> Request:
     headers = _raw_headers()
-    body = await _body(http.body_bytes_max, http)
+    body = await _body(http.body_bytes_max, http, hold)
     return Request(
         method=request.method,
         target=target,
@@ -133,7 +147,8 @@ def _may_be_large(router: Router) -> bool:
     return not (length.isdecimal() and len(length) < 10 and int(length) <= API_BODY_BYTES_MAX)
 
 
-async def _api_request(router: Router, http: Http, url: str, bytes_max: int) -> ApiRequest:
+def _api_request(router: Router, http: Http, url: str) -> ApiRequest:
+    """The request without its body, which is still to come."""
     found = router.match(request.method, _path())
     streams = found is not None and found.route.streams
     query = request.query_string.decode("latin-1")
@@ -147,13 +162,16 @@ async def _api_request(router: Router, http: Http, url: str, bytes_max: int) -> 
         query=_query(query),
         query_string=query,
         headers={name.lower(): value for name, value in request.headers.items()},
-        body=b"" if streams else await _body(bytes_max, http),
         chunks=_chunks(http) if streams else None,
         base_url=base_url,
         peer=peer,
         target=_target(),
         raw_headers=_raw_headers(),
     )
+
+
+def _brings_body(asked: ApiRequest) -> bool:
+    return asked.headers.get("content-length", "0") != "0" or "transfer-encoding" in asked.headers
 
 
 def _query(text: str) -> dict[str, list[str]]:
@@ -174,7 +192,8 @@ async def _chunks(http: Http) -> AsyncIterator[bytes]:
     Raises:
       RequestTimeout: nothing came for ``http.body_s``.
     """
-    body = aiter(request.body)
+    body, scope = aiter(request.body), cast(Any, request.scope)
+    flow: Flow = scope[FLOW_KEY]
     while True:
         with trio.move_on_after(http.body_s) as limit:
             try:
@@ -183,17 +202,39 @@ async def _chunks(http: Http) -> AsyncIterator[bytes]:
                 return
         if limit.cancelled_caught:
             raise errors.RequestTimeout(detail=f"nothing came for {http.body_s:g} s")
+        flow.taken(len(chunk))
         yield chunk
 
 
-async def _body(bytes_max: int, http: Http) -> bytes:
-    parts, size = [], 0
-    async for chunk in _chunks(http):
-        size += len(chunk)
-        if size > bytes_max:
-            raise errors.RequestTooLarge(detail=f"more than {bytes_max} bytes")
-        parts.append(chunk)
-    return b"".join(parts)
+async def _body(bytes_max: int, http: Http, hold: Callable[[int], None]) -> bytes:
+    """The whole body; ``hold`` counts it.
+
+    Raises:
+      QueueFull: all requests together hold too much.
+      RequestTooLarge: it is longer than ``bytes_max``.
+      RequestTimeout: it took longer than ``http.body_s`` for each MiB begun.
+    """
+    parts, size, began_s = [], 0, trio.current_time()
+    with trio.move_on_after(http.body_s) as limit:
+        async for chunk in _chunks(http):
+            size += len(chunk)
+            hold(len(chunk))
+            if size > bytes_max:
+                raise errors.RequestTooLarge(detail=f"more than {bytes_max} bytes")
+            limit.deadline = began_s + http.body_s * (1 + size // 2**20)
+            parts.append(chunk)
+        return b"".join(parts)
+    raise errors.RequestTimeout(detail=f"{size} bytes came in {trio.current_time() - began_s:.0f} s")
+
+
+async def _drop_body(http: Http) -> None:
+    """Take what is on its way of a body that nobody wants, or its sender would hear of a reset and not our answer."""
+    size = 0
+    with trio.move_on_after(min(http.body_s, DROP_S)):
+        async for chunk in _chunks(http):
+            size += len(chunk)
+            if size > DROP_BYTES_MAX:
+                return
 
 
 def _from_reply(reply: Reply) -> Response:

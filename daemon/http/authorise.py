@@ -103,6 +103,17 @@ class Gate:
         self.sessions: Sessions | None = None
         """The console's: a browser cannot sign, so its pages take a cookie instead."""
 
+    def meet(self, request: ApiRequest, route: Route | None) -> None:
+        """Refuse who is nobody we know before his body takes memory, or a place that others wait for.
+
+        Raises:
+          NotAuthenticated: nobody we know.
+        """
+        if not self._enforce or (route is not None and route.permission == EVERYBODY):
+            return
+        if self._in_session(request) is None:
+            self._identity.identify_before_body(request.method, request.target, request.raw_headers, peer=request.peer)
+
     def admit(self, request: ApiRequest, route: Route | None) -> None:
         """Find out who asks, and whether he may; ``route`` None: there is nothing at that path.
 

@@ -42,6 +42,9 @@ def compile_path(path: str) -> re.Pattern[str]:
 class Gate(Protocol):
     """What stands before the rows (`daemon.http.authorise.Gate`)."""
 
+    def meet(self, request: ApiRequest, route: Route | None) -> None:
+        """Before the body is read: raise a StokerError if this is nobody we know."""
+
     def admit(self, request: ApiRequest, route: Route | None) -> None:
         """Let the request pass, or raise a StokerError."""
 
@@ -72,6 +75,17 @@ class Router:
     def methods(self, path: str) -> list[str]:
         """What may be done with this path."""
         return sorted({row.route.method for row in self._rows if row.pattern.fullmatch(path)})
+
+    def refuse_stranger(self, request: ApiRequest) -> ApiReply | None:
+        """What a request gets whatever its body is, since nobody we know sends it; None: the body is worth reading."""
+        if self._gate is None:
+            return None
+        found = self.match(request.method, request.path)
+        try:
+            self._gate.meet(request, found.route if found is not None else None)
+        except StokerError as exc:
+            return ((found.route.errors if found is not None else None) or error_reply)(exc)
+        return None
 
     async def dispatch(self, request: ApiRequest) -> ApiReply:
         """Answer a request: by its row, or by a redirect or refusal. A StokerError of a handler becomes its reply."""
