@@ -14,6 +14,7 @@ import contextlib
 import os
 import queue
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -254,8 +255,24 @@ class Database:
         self._writer.close()
 
 
+def keep_private(path: Path) -> None:
+    """See to it that no other user reads a database: it holds what functions are configured with and were sent.
+
+    Before the file is opened: closing any descriptor of it would drop SQLite's locks. The files beside it get its mode
+    from SQLite. The data directory may be one that was there before, open to everybody.
+    """
+    with contextlib.suppress(OSError):  # what cannot be used is told by whoever uses it
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(os.stat(name).st_mode)
+            if mode & 0o007:
+                os.chmod(name, mode & ~0o007)  # the group stays: somebody may have let it make copies
+
+
 def _prepare(path: Path) -> sqlite3.Connection:
     """The writer's connection, checked and migrated."""
+    keep_private(path)
     try:
         conn = _connect(path, readonly=False)
         try:

@@ -26,6 +26,7 @@ import trio
 
 from daemon.calls import CallRecord
 from daemon.errors import InternalError
+from daemon.store.database import keep_private
 
 T = TypeVar("T")
 
@@ -201,6 +202,7 @@ def _open(path: Path, log: Any) -> sqlite3.Connection:
 
 
 def _prepare(path: Path) -> sqlite3.Connection:
+    keep_private(path)
     conn = _connect(path, readonly=False)
     try:
         owner = conn.execute("PRAGMA application_id").fetchone()[0]

@@ -51,6 +51,29 @@ class Busy:
         assert self.go.wait(60)
 
 
+@pytest.mark.parametrize("before", [None, 0o644, 0o664, 0o666])
+async def test_no_other_user_reads_it(tmp_path: Path, before: int | None) -> None:
+    path = tmp_path / "stoker.db"
+    os.chmod(tmp_path, 0o755)
+    if before is not None:
+        path.touch()
+        path.chmod(before)
+    old = os.umask(0o022)
+    try:
+        database = await Database.open(path)
+        await database.write(lambda conn: conn.execute("CREATE TABLE t (n INTEGER PRIMARY KEY)"))
+    finally:
+        os.umask(old)
+    try:
+        modes = {entry.name: entry.stat().st_mode & 0o777 for entry in os.scandir(tmp_path)}
+        assert modes.keys() >= {"stoker.db", "stoker.db-wal", "stoker.db-shm"}
+        assert not any(mode & 0o007 for mode in modes.values()), modes
+        if before is None:
+            assert set(modes.values()) == {0o600}
+    finally:
+        await database.close()
+
+
 async def test_settings_that_durability_stands_on(db: Database) -> None:
     def settings(conn: sqlite3.Connection) -> list[object]:
         names = ("journal_mode", "synchronous", "foreign_keys", "application_id", "user_version")
