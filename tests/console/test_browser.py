@@ -134,6 +134,20 @@ def test_every_page_fits_is_quiet_and_keeps_the_rules(
         pytest.skip("the pages fit and are quiet; axe-core could not be had from npm, so its rules were not looked at")
 
 
+def test_names_of_any_length_fit_the_smallest_window(chromium: Any, daemon: Daemon) -> None:
+    app = daemon.app("a" * 255)
+    function = {"app_id": app, "name": "n" * 255, "image": next(iter(daemon.deployed)), "memory": 128}
+    made = daemon.api("POST", "/v2/fns", function)["id"]
+    daemon.invoke(made)
+    page = chromium.new_page(viewport={"width": 320, "height": 800})
+    for path in ("/console/", f"/console/apps/{app}", f"/console/functions/{made}", "/console/calls", "/console/node"):
+        page.goto(daemon.url + path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320, path
+    page.close()
+    daemon.api("DELETE", f"/v2/fns/{made}")
+    daemon.api("DELETE", f"/v2/apps/{app}")
+
+
 def test_the_policy_of_the_pages_stops_foreign_script(chromium: Any, daemon: Daemon) -> None:
     page = chromium.new_page()
     page.goto(f"{daemon.url}/console/")
