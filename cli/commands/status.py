@@ -117,7 +117,7 @@ def _calls(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _rate(value: float) -> str:
     """Three digits, and no exponent: ``0.033``, ``6.67``, ``1,667``."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.001 else f"{value:.4f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.001 or not value else f"{value:.4f}"
 
 
 def _why(latency: dict[str, Any]) -> str:

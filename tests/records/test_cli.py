@@ -100,6 +100,7 @@ def test_the_state_of_a_function_on_one_screen(shared_daemon: Daemon) -> None:
 
     function = shared_daemon.deploy("stated", MOODY, timeout=7)
     assert "app/stated was not called in this time" in status()
+    assert " 0, 0 a minute" in status()
     for body in ("", "", "sleep0.1"):
         shared_daemon.invoke(function, body)
     assert "app/stated is healthy\n" in status()
