@@ -152,7 +152,7 @@ def slow_loris(visit: Visit) -> None:
 
 @drive
 def child_left_behind(visit: Visit) -> None:
-    visit.send()
+    visit.send(memory=PLENTY_MIB)  # where it is measured, pages that a program's children share count for each of them
     visit.call()
     visit.call(keep=True)
     visit.error("function-crashed", then_exit=True)
