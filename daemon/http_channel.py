@@ -307,6 +307,10 @@ class HttpChannel:
                 trio.lowlevel.notify_closing(self._handshake)
                 trio.lowlevel.notify_closing(self._fd)
 
+    def give(self, _frame: bytes) -> bool:
+        """Nothing is sent to a program but calls: it has no resource principal. True: do not try again."""
+        return True
+
     def stop(self) -> None:
         """End the program, which must be idle."""
         self.usable = False

@@ -22,6 +22,7 @@ from daemon.identity import Identity
 from daemon.principals import ResourcePrincipals
 from daemon.tokens import InvalidToken, Issuer
 from runtime import identity, wire
+from tests.exec import programs
 from tests.iam.node import Node, run_node
 from tests.iam.signing import Signer, key, sdk_python
 
@@ -169,6 +170,19 @@ def test_without_the_setting_and_in_open_mode_there_are_none(tmp_path: Path) -> 
         with run_node(tmp_path / str(len(config)) / "data", config=config) as node:
             function_id = node.deploy("a", "f", source)
             assert node.send("POST", f"/invoke/{function_id}", local=True).body == b"False"
+
+
+def test_a_program_runs_although_it_has_none(node: Node) -> None:
+    """Nothing but calls is sent to a program: no frame of a resource principal either."""
+    answer = (
+        'serve(lambda c, *_: c.sendall(reply(b"token" if "OCI_RESOURCE_PRINCIPAL_RPST" in os.environ else b"none")))\n'
+    )
+    archive = programs.bundle(["./func"], {"func": programs.FRAME + answer})
+    node.local("PUT", "/stoker/v1/bundles/program:1", archive)
+    app = node.local("POST", "/v2/apps", {"name": "programs"})
+    made = node.local("POST", "/v2/fns", {"app_id": app["id"], "name": "program", "image": "program:1"})
+    reply = node.send("POST", f"/invoke/{made['id']}", local=True)
+    assert (reply.status, reply.body) == (200, b"none")
 
 
 def frame(token: str) -> dict[str, Any]:
