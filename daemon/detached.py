@@ -418,7 +418,11 @@ class Detached:
 
     async def _prepare_unrun(self, call: Call, error: StokerError) -> None:
         function = self._catalog.functions.get(call.function_id)
-        content = await self._contents.of(call.id)
+        try:
+            content = await self._contents.of(call.id)
+        except StokerError as exc:  # the database refuses: it is a dead letter all the same, nobody is told of it
+            self._log.error("cannot read a detached call", call=call.id, error=exc.detail)
+            content = None
         self._contents.drop(call.id)
         if self._outbox is not None and function is not None and content is not None:
             deliveries = self._outbox.prepare(

@@ -13,6 +13,7 @@ import trio
 
 from daemon import tmpdirs
 from daemon.bundles import BundleStore
+from daemon.errors import StokerError
 from daemon.logs import LogBook
 from daemon.metrics import Metrics
 from daemon.store import records
@@ -72,5 +73,7 @@ class Janitor:
                     due_s = trio.current_time() + SWEEP_S
                     if gone := await collect_bundles(self._database, self._bundles):
                         self._log.info("removed unused bundles", count=len(gone))
-            except OSError as exc:
-                self._log.error("cannot clear away", error=str(exc))
+            # StokerError: the database refuses; RuntimeError: no thread to be had. Neither is worth the daemon.
+            except (OSError, RuntimeError, StokerError) as exc:
+                detail = exc.detail if isinstance(exc, StokerError) else ""
+                self._log.error("cannot clear away", error=detail or str(exc))

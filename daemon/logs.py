@@ -145,8 +145,12 @@ class FunctionLog:
         try:
             self._files.append(records)
         except OSError as exc:
-            self.drop(sum(len(record[-1]) for record in records))
-            self.book.complain(exc)
+            self.lose(records, exc)
+
+    def lose(self, records: list[Record], why: Exception) -> None:
+        """They cannot be written."""
+        self.drop(sum(len(record[-1]) for record in records))
+        self.book.complain(why)
 
     def _append_and_read(self, records: list[Record], last: int, call_id: str | None) -> list[dict[str, str]]:
         if records:
@@ -299,7 +303,11 @@ class LogBook:
                 if records := log.take_pending():
                     work.append((log, records))
             if work:
-                await trio.to_thread.run_sync(self._append_all, work)
+                try:
+                    await trio.to_thread.run_sync(self._append_all, work)
+                except RuntimeError as exc:  # no thread to be had: too many processes, or no memory
+                    for log, records in work:
+                        log.lose(records, exc)
         finally:
             for log in locked:
                 log._flushing.release()
@@ -308,7 +316,7 @@ class LogBook:
         for log, records in work:
             log.append(records)
 
-    def complain(self, error: OSError) -> None:
+    def complain(self, error: Exception) -> None:
         """Lines could not be written. Said now and then, not for each: the daemon's log may be on the same disk."""
         now_s = time.monotonic()
         if self._log is not None and now_s - self._told_s >= COMPLAIN_S:

@@ -120,7 +120,16 @@ class RecordFile:
         Raises:
           InternalError: the file cannot be written; the transaction left nothing.
         """
-        return await trio.to_thread.run_sync(self._write, fn, limiter=self._writing)
+        return await self._in_thread(self._write, fn, self._writing)
+
+    async def _in_thread(
+        self, act: Callable[[Callable[[sqlite3.Connection], T]], T], fn: Callable[[sqlite3.Connection], T],
+        limiter: trio.CapacityLimiter,
+    ) -> T:  # fmt: skip
+        try:
+            return await trio.to_thread.run_sync(act, fn, limiter=limiter)
+        except RuntimeError as exc:  # "can't start new thread": the machine has no more processes or memory to give
+            raise InternalError(detail=f"cannot use {self._path}: {exc}") from exc
 
     def _write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         conn = self._writer
@@ -143,7 +152,7 @@ class RecordFile:
         Raises:
           InternalError: the file cannot be read.
         """
-        return await trio.to_thread.run_sync(self._read, fn, limiter=self._reading)
+        return await self._in_thread(self._read, fn, self._reading)
 
     def _read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         try:
