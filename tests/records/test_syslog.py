@@ -37,15 +37,24 @@ template(name="out" type="string" string="%pri%|%app-name%|%procid%|%msgid%|%str
 def program(name: str, package: str) -> str:
     """The path of a program of Debian's, installed if it may be."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
-    if (found := shutil.which(name, path=path)) is None and os.getuid() == 0 and shutil.which("apt-get"):
-        subprocess.run(
-            ["apt-get", "install", "-y", "--no-install-recommends", package],
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=200, check=False,
-        )  # fmt: skip
+    if (found := shutil.which(name, path=path)) is None:
+        install(package)
         found = shutil.which(name, path=path)
     if found is None:
         pytest.skip(f"{name} is not installed and cannot be: Debian's package {package}")
     return found
+
+
+def install(package: str) -> None:
+    if os.getuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(
+            ["apt-get", "install", "-y", "--no-install-recommends", package],
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=200, check=False,
+        )  # fmt: skip
+
+
+def speaks_tls() -> bool:
+    return any(Path("/usr/lib").glob("**/lmnsd_gtls.so"))
 
 
 @dataclass
@@ -153,8 +162,10 @@ def test_every_plain_transport(rsyslog: Rsyslog, data: Path) -> None:
 
 
 def test_tls_with_a_checked_certificate(tmp_path: Path, data: Path) -> None:
-    if not any(Path(d).glob("**/lmnsd_gtls.so") for d in ("/usr/lib",)):
-        program("rsyslog-gnutls", "rsyslog-gnutls")
+    if not speaks_tls():
+        install("rsyslog-gnutls")
+    if not speaks_tls():
+        pytest.skip("rsyslog's module for TLS is not installed and cannot be: Debian's package rsyslog-gnutls")
     server = start_rsyslog(tmp_path / "rsyslog", tls=True)
     try:
         config = f"logs:\n  syslog_ca_file: {server.directory}/ca.pem\n"
