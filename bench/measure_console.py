@@ -13,9 +13,9 @@ from bench import stoker as stokers
 from bench.budgets import Figure
 from bench.processes import BenchError
 from bench.stats import Sample
-from daemon.calls import CallRecord
 from daemon.core.points import STEPS_S, Point
 from daemon.store import record_file, series_records
+from daemon.telemetry.calls import CallRecord
 
 CALLS = 100_000
 SPAN_S = 3500.0

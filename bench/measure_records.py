@@ -11,8 +11,8 @@ from bench import stoker as stokers
 from bench import wrk
 from bench.budgets import Figure
 from bench.stats import Sample, paired_ratio
-from daemon.logs import form
-from daemon.logsearch import LogQuery, search
+from daemon.logs.book import form
+from daemon.logs.search import LogQuery, search
 
 CONNECTIONS = 8
 OFF = {"STOKER_RECORDS_ENABLED": "false"}

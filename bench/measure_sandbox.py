@@ -15,11 +15,11 @@ from typing import Any
 
 import trio
 
-from daemon.config import Limits
-from daemon.config import Sandbox as Settings
-from daemon.launcher import Launcher
+from daemon.config.settings import Limits
+from daemon.config.settings import Sandbox as Settings
 from daemon.model import LaunchPlan
-from daemon.sandbox import Sandbox
+from daemon.sandbox.walls import Sandbox
+from daemon.workers.launcher import Launcher
 
 STARTS = 150
 """Cold starts of each variant."""

@@ -16,17 +16,18 @@ from typing import Any
 
 import trio
 
-from daemon import errors, ocid, tracing
-from daemon.bundles import BundleStore
+from daemon import errors, ocid
+from daemon.bundles.store import BundleStore
 from daemon.catalog import Catalog
-from daemon.config import Limits
-from daemon.config_detached import Tracing
+from daemon.config.detached import Tracing
+from daemon.config.settings import Limits
 from daemon.core.limit_settings import cpu_of, network_of
 from daemon.core.scheduler import PoolSpec
 from daemon.model import App, Bundle, Function, LaunchPlan, Version, split_handler
 from daemon.store import records
 from daemon.store.database import Database
 from daemon.supervisor import Supervisor
+from daemon.telemetry import tracing
 
 DEPLOYS_AT_ONCE = 4
 """Most versions that are made ready at the same time; further deploys wait their turn."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from daemon.config import Http, Limits
+from daemon.config.settings import Http, Limits
 
 OWN = 64
 """Of the daemon itself: listeners, databases and their readers, the spawner, files that are open for a moment."""

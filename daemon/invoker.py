@@ -13,14 +13,14 @@ from typing import Any, Protocol
 import trio
 
 from daemon import errors
-from daemon.calls import LEFT_STATUS, RECEIVED, Habits, habits_of, served_line
 from daemon.catalog import Catalog
 from daemon.errors import StokerError
-from daemon.metrics import Metrics
 from daemon.model import Answer, Function
-from daemon.recorder import Recorder
 from daemon.supervisor import Slot, Supervisor, Waiter, out_of_memory
-from daemon.tracing import Tracer
+from daemon.telemetry.calls import LEFT_STATUS, RECEIVED, Habits, habits_of, served_line
+from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.recorder import Recorder
+from daemon.telemetry.tracing import Tracer
 
 EXIT_TEXT_WAIT_S = 0.1
 """How long a caller whose worker vanished waits for the reason: the pipe closes before the exit is reported."""
@@ -53,7 +53,7 @@ class Invoker:
     ) -> None:
         """``recorder``: is told of every call that has ended; None: nobody is. ``tracer``: None: nothing is traced."""
         self.diverted: Mapping[str, Diversion] = {}
-        """By function: what answers some of its calls in place of its instances (`daemon.debugging`)."""
+        """By function: what answers some of its calls in place of its instances (`daemon.workers.debugging`)."""
         self._tracer = tracer
         self._recorder = recorder
         self._habits: dict[str, Habits] = {}
@@ -97,7 +97,7 @@ class Invoker:
 
         ``headers`` are the request's as the function shall see them; Fn-Deadline is added here, when the instance is
         won: the timeout counts execution only. ``timeout_s`` replaces the function's own (detached calls). ``kind``
-        (`daemon.calls.KINDS`) and ``caller`` (a principal, a peer of a connection, or text) are for the call's record.
+        (`telemetry.calls.KINDS`) and ``caller`` (a principal, a peer of a connection, or text) are for the record.
 
         Raises:
           StokerError: refused, failed, timed out...; its ``call_id`` is set.

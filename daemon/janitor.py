@@ -11,13 +11,13 @@ from typing import Any, NoReturn
 
 import trio
 
-from daemon import tmpdirs
-from daemon.bundles import BundleStore
+from daemon.bundles.store import BundleStore
 from daemon.errors import StokerError
-from daemon.logs import LogBook
-from daemon.metrics import Metrics
+from daemon.logs.book import LogBook
 from daemon.store import records
 from daemon.store.database import Database
+from daemon.telemetry.metrics import Metrics
+from daemon.workers import tmpdirs
 
 SWEEP_S = 600.0
 """How often bundles are looked over. Old versions lose theirs when they are pruned; nothing waits for it."""

@@ -17,8 +17,8 @@ from typing import Any
 import trio
 
 from daemon import systemd
-from daemon.config import Config, exposure
-from daemon.identity import LOCAL_GROUP
+from daemon.auth.identity import LOCAL_GROUP
+from daemon.config.settings import Config, exposure
 from daemon.tls import TlsError, TlsFiles
 
 SOCKET_PATH_BYTES_MAX = 107

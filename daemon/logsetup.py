@@ -8,7 +8,7 @@ from typing import Any, TextIO, cast
 
 import structlog
 
-from daemon import config
+from daemon.config import settings as config
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from daemon import VERSION, fn_settings
-from daemon.config import Config, ConfigError, exposure
-from daemon.config_file import load
-from daemon.doctor import start_probes
+from daemon import VERSION
+from daemon.config import fn_settings
+from daemon.config.file import load
+from daemon.config.settings import Config, ConfigError, exposure
+from daemon.sandbox.doctor import start_probes
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
@@ -76,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def doctor(config: Config, *, as_json: bool) -> int:
     """Probe and print; 1 when the level is below the floor. Needs no daemon and leaves nothing."""
-    from daemon import cgroup_probe
-    from daemon import doctor as found
-    from daemon.networks import open_networks
+    from daemon.sandbox import cgroup_probe
+    from daemon.sandbox import doctor as found
+    from daemon.sandbox.networks import open_networks
 
     start_probes(config.sandbox.uid_first)
     setting = "off" if "cgroup" in config.sandbox.switch_off else config.limits.cgroups

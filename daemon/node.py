@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from daemon.bundles import BundleStore
+from daemon.bundles.interpreters import Interpreters
+from daemon.bundles.store import BundleStore
 from daemon.catalog import Catalog
 from daemon.core.views import InstanceView, NodeView, PoolView
 from daemon.http.ops import Connections, InstanceInfo, Sample, StartMode
-from daemon.interpreters import Interpreters
-from daemon.launcher import Launcher
-from daemon.logs import LogBook
-from daemon.metrics import Metrics
+from daemon.logs.book import LogBook
 from daemon.model import App, Function
 from daemon.registry import Registry
 from daemon.store.database import Database
 from daemon.supervisor import Supervisor
+from daemon.telemetry.metrics import Metrics
+from daemon.workers.launcher import Launcher
 
 if TYPE_CHECKING:
     from daemon.http.frontdoor import FrontDoor

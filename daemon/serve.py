@@ -26,22 +26,19 @@ import psutil
 import trio
 
 from daemon import VERSION, systemd
-from daemon.advice import Advisor
-from daemon.bundles import BundleStore
+from daemon.bundles.interpreters import Interpreters
+from daemon.bundles.store import BundleStore
 from daemon.catalog import Catalog
-from daemon.config import Config, ConfigError, Limits
+from daemon.config.settings import Config, ConfigError, Limits
 from daemon.console import pages as console
 from daemon.console.desk import Desk
 from daemon.console.sessions import Sessions
 from daemon.core.scheduler import Scheduler
-from daemon.debugging import Debugging
 from daemon.deployer import Deployer
 from daemon.descriptors import within
-from daemon.destinations import make_outbox, may_call_of
-from daemon.detached import Detached
-from daemon.detached_metrics import DetachedMetrics
-from daemon.doctor import cgroup_fact, check, diagnose, egress_fact
-from daemon.freezer import start_freezer
+from daemon.detached.destinations import make_outbox, may_call_of
+from daemon.detached.metrics import DetachedMetrics
+from daemon.detached.service import Detached
 from daemon.http import (
     calls_api,
     debug_api,
@@ -62,29 +59,32 @@ from daemon.http.detached_api import DetachedService
 from daemon.http.frontdoor import FrontDoor
 from daemon.http.invoke import make_route
 from daemon.iam import open_iam
-from daemon.interpreters import Interpreters
+from daemon.iam.principals import ResourcePrincipals
 from daemon.invoker import Invoker
 from daemon.janitor import Janitor
-from daemon.launcher import Launcher
 from daemon.listeners import CannotServe, Listeners, open_listeners, reload_on_hangup
-from daemon.logs import LogBook
+from daemon.logs.book import LogBook
+from daemon.logs.sinks import LAST_WORDS_S, LogSinks
 from daemon.logsetup import setup_logging
-from daemon.logsinks import LAST_WORDS_S, LogSinks
-from daemon.metrics import Metrics
 from daemon.model import Ids
 from daemon.node import Node
 from daemon.oci.compose import make_oci
-from daemon.placement import Placement, open_placement
-from daemon.principals import ResourcePrincipals
-from daemon.record_metrics import OciMetrics, RecordMetrics
-from daemon.recorder import Recorder
 from daemon.registry import Registry
-from daemon.sandbox import Sandbox
-from daemon.series import Series
+from daemon.sandbox.doctor import cgroup_fact, check, diagnose, egress_fact
+from daemon.sandbox.placement import Placement, open_placement
+from daemon.sandbox.walls import Sandbox
 from daemon.store import records
 from daemon.store.database import Database, DatabaseError
 from daemon.supervisor import Supervisor
-from daemon.tracing import Tracer
+from daemon.telemetry.advice import Advisor
+from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.record_metrics import OciMetrics, RecordMetrics
+from daemon.telemetry.recorder import Recorder
+from daemon.telemetry.series import Series
+from daemon.telemetry.tracing import Tracer
+from daemon.workers.debugging import Debugging
+from daemon.workers.freezer import start_freezer
+from daemon.workers.launcher import Launcher
 
 DATA_LOCK = "stokerd.lock"
 LOCK_S = 5.0

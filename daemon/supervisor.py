@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 import trio
 
 from daemon import errors
-from daemon.calls import StartPhases, start_phases, told_s
-from daemon.config import Limits
+from daemon.config.settings import Limits
 from daemon.core import actions
 from daemon.core.scheduler import PoolSpec, Scheduler
 from daemon.errors import StokerError
-from daemon.logs import FunctionLog, LogBook
+from daemon.logs.book import FunctionLog, LogBook
 from daemon.model import LaunchPlan
-from daemon.output import OutputReader
+from daemon.telemetry.calls import StartPhases, start_phases, told_s
+from daemon.workers.output import OutputReader
 
 IDLE_MEMORY_POLL_S = 1.0
 """How often the memory of an instance that is not in a call is measured."""
@@ -33,7 +33,7 @@ OUTPUT_GRACE_S = 0.25
 
 
 class Launcher(Protocol):
-    """What the supervisor needs of `daemon.launcher.Launcher`; the tests' fake has the same shape."""
+    """What the supervisor needs of `daemon.workers.launcher.Launcher`; the tests' fake has the same shape."""
 
     def launch(
         self, plan: LaunchPlan, *, instance_id: int, on_boot_output: Callable[[bytes], None]
@@ -55,7 +55,7 @@ class Slot:
     channel: Any = None
     output: OutputReader | None = None
     frozen: bool = False
-    """Whether its processes are stopped, to use nothing while it is idle: `daemon.freezer`."""
+    """Whether its processes are stopped, to use nothing while it is idle: `daemon.workers.freezer`."""
     call_id: str = ""
     """The call that runs on it now, or empty."""
     call_since_s: float = 0.0
@@ -384,7 +384,7 @@ class Supervisor:
             self._ran_out(slot)
             self.obey(self.scheduler.condemn(slot.instance_id, out_of_memory(slot), now_s=now_s))
         elif (count := slot.worker.gauge.processes) > self._limits.processes_max:
-            # Where the kernel does not limit them: see `daemon.cgroups`.
+            # Where the kernel does not limit them: see `daemon.sandbox.cgroups`.
             error = errors.FunctionCrashed(detail=f"{count} processes, limit {self._limits.processes_max}")
             self.obey(self.scheduler.condemn(slot.instance_id, error, now_s=now_s))
 

@@ -1,4 +1,4 @@
-"""Joining control groups, from inside, and emptying them: what workers and spawner do of `daemon.cgroups`.
+"""Joining control groups, from inside, and emptying them: what workers and spawner do of `daemon.sandbox.cgroups`.
 
 The daemon opens one descriptor per group and sends them along; whoever holds one may move *itself* there: the kernel
 checks the permission against the one who opened the file (Linux 5.16, and stable kernels since CVE-2021-4197), so this

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import TypedDict
 
     class Root(TypedDict):
-        """What `daemon.sandbox` says about it."""
+        """What `daemon.sandbox.walls` says about it."""
 
         mount_point: str
         """An empty directory of the host; nothing shown there stays when the processes are gone."""

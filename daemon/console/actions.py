@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from daemon import permissions as perm
+from daemon.auth import permissions as perm
 from daemon.console import forms, function_page
 from daemon.console.desk import Desk
 from daemon.console.render import see_other

@@ -13,23 +13,23 @@ from urllib.parse import quote
 
 import trio
 
-from daemon.advice import GOAL, Advisor
-from daemon.calls import CallRecord, rfc3339
 from daemon.catalog import Catalog
 from daemon.console import history
 from daemon.console.history import History, Hour
 from daemon.console.sessions import Sessions
-from daemon.doctor import Diagnosis
 from daemon.errors import Conflict
 from daemon.http.messages import Route as CallRoute
 from daemon.http.ops import Facts
-from daemon.logtail import Place
+from daemon.logs.tail import Place
 from daemon.model import Function
-from daemon.recorder import Found, Question
 from daemon.registry import Registry
-from daemon.series import Series
+from daemon.sandbox.doctor import Diagnosis
 from daemon.store import detached_records, records
 from daemon.store.database import Database
+from daemon.telemetry.advice import GOAL, Advisor
+from daemon.telemetry.calls import CallRecord, rfc3339
+from daemon.telemetry.recorder import Found, Question
+from daemon.telemetry.series import Series
 
 HOUR_S, WEEK_S = 3600.0, 604_800.0
 STEPS = 100
@@ -52,14 +52,14 @@ class Node(Facts, Protocol):
 
 
 class Calls(Protocol):
-    """What they need of `daemon.recorder.Recorder`."""
+    """What they need of `daemon.telemetry.recorder.Recorder`."""
 
     async def find(self, question: Question, *, limit: int) -> Found: ...
     async def get(self, call_id: str, *, at: float) -> CallRecord | None: ...
 
 
 class Letters(Protocol):
-    """What they need of `daemon.detached.Detached`."""
+    """What they need of `daemon.detached.service.Detached`."""
 
     async def redrive(self, call_ids: Sequence[str]) -> dict[str, str]: ...
 
@@ -158,7 +158,7 @@ class Desk:
             return True
 
     async def advise(self, function: Function) -> dict[str, Any] | None:
-        """What provisioned concurrency would have brought in the last week (`daemon.advice`); None: not recorded."""
+        """What provisioned concurrency would have brought last week (`daemon.telemetry.advice`); None: not recorded."""
         try:
             return await self.advisor.advise(function, since=self.now() - WEEK_S, goal=GOAL)
         except Conflict:

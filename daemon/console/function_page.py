@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from daemon import permissions as perm
+from daemon.auth import permissions as perm
 from daemon.console import charts, forms
 from daemon.console.desk import Desk
 from daemon.console.history import History, Hour
@@ -14,7 +14,7 @@ from daemon.core.pcu import PcuStatus, pcu_step
 from daemon.errors import StokerError
 from daemon.http.views import ApiReply, ApiRequest
 from daemon.model import Function
-from daemon.recorder import Question
+from daemon.telemetry.recorder import Question
 
 SPANS: dict[str, tuple[str, float]] = {
     "1h": ("1 hour", 3600.0),

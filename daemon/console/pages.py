@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from daemon import permissions as perm
-from daemon.calls import CallRecord, advice, phases
+from daemon.auth import permissions as perm
 from daemon.console import actions, charts, function_page
 from daemon.console.desk import Desk
 from daemon.console.render import duration, page, see_other, size, static, when
@@ -16,7 +15,8 @@ from daemon.cures import CURES
 from daemon.errors import NotAuthenticated, NotFound, StokerError
 from daemon.http import calls_api
 from daemon.http.views import ApiReply, ApiRequest, Route
-from daemon.recorder import Question, time_of
+from daemon.telemetry.calls import CallRecord, advice, phases
+from daemon.telemetry.recorder import Question, time_of
 
 CALLS_SHOWN = 50
 SHOWS = [("", "all"), ("failed", "failed"), ("slow", "the slowest twentieth"), ("cold", "cold starts")]

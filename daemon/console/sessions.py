@@ -11,8 +11,8 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from daemon.auth.permissions import Principal
 from daemon.errors import Forbidden, QueueFull
-from daemon.permissions import Principal
 
 COOKIE = "stoker_session"
 FORM_COOKIE = "stoker_form"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from daemon import permissions as perm
+from daemon.auth import permissions as perm
+from daemon.auth.permissions import Permission
 from daemon.console import forms
 from daemon.console.render import page
 from daemon.errors import StokerError
 from daemon.http.views import ApiReply, ApiRequest
-from daemon.permissions import Permission
 
 PAGES = (
     ("/console/", "Functions"), ("/console/calls", "Calls"), ("/console/instances", "Instances"),

@@ -1,7 +1,7 @@
 """Detached calls: the life of one as a table, and the book of all that wait or run. Pure.
 
-The shell (`daemon.detached`) tells what happened and when, stores what is decided here, and runs calls. Only calls that
-are not over are in the book, without their bodies: those are in the store.
+The shell (`daemon.detached.service`) tells what happened and when, stores what is decided here, and runs calls. Only
+calls that are not over are in the book, without their bodies: those are in the store.
 """
 
 from __future__ import annotations

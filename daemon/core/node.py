@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from daemon.config import Limits
+from daemon.config.settings import Limits
 from daemon.core import policy
 from daemon.core.actions import Action, Dispatch, Kill, Launch, Refuse, Stop, StopTemplate
 from daemon.core.alarms import Alarms

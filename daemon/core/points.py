@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from math import log2
 from typing import Any
 
-from daemon.calls import CallRecord
+from daemon.telemetry.calls import CallRecord
 
 __all__ = ["BUCKETS_PER_OCTAVE", "STEPS_S", "Point", "percentile"]
 

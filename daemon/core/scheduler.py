@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from daemon import errors
-from daemon.config import Limits
+from daemon.config.settings import Limits
 from daemon.core import lifecycle, views
 from daemon.core.actions import Action
 from daemon.core.events import Event

@@ -17,7 +17,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from daemon import errors
-from daemon.config import Http
+from daemon.config.settings import Http
 from daemon.errors import StokerError
 from daemon.http import views
 from daemon.http.flow import FLOW_KEY, Flow, Held, paced

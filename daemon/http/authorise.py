@@ -14,16 +14,16 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 from daemon import ocid
-from daemon import permissions as perm
+from daemon.auth import permissions as perm
+from daemon.auth.identity import Identity
+from daemon.auth.permissions import ANONYMOUS, ANYBODY, AUTHENTICATED, EVERYBODY, At, Permission, Principal
 from daemon.catalog import Catalog
 from daemon.console.sessions import COOKIE
 from daemon.errors import BadRequest, NotAuthenticated, NotFound
 from daemon.http.messages import Peer, Request
 from daemon.http.views import Access, ApiReply, ApiRequest, Route
 from daemon.iam import Iam
-from daemon.identity import Identity
 from daemon.model import Function, Trigger
-from daemon.permissions import ANONYMOUS, ANYBODY, AUTHENTICATED, EVERYBODY, At, Permission, Principal
 
 __all__ = ["PUBLIC", "CallGate", "Gate", "is_public"]
 

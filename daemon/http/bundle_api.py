@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import trio
 
-from daemon import permissions as perm
-from daemon.bundles import DIGEST, BundleStore, Spool
+from daemon.auth import permissions as perm
+from daemon.bundles.store import DIGEST, BundleStore, Spool
 from daemon.errors import BadRequest, NotFound, RequestTooLarge, StokerError
 from daemon.http.views import ApiReply, ApiRequest, Route, rfc3339
 from daemon.janitor import collect_bundles

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, Protocol
 
-from daemon import permissions as perm
-from daemon.calls import KINDS, CallRecord, form, summary_form
+from daemon.auth import permissions as perm
 from daemon.catalog import Catalog
 from daemon.errors import BadRequest, NotFound
 from daemon.http.messages import Headers
 from daemon.http.views import ApiReply, ApiRequest, Route
 from daemon.model import Answer, Ids
-from daemon.recorder import LIST_MAX, Question, Recorder, time_of
+from daemon.telemetry.calls import KINDS, CallRecord, form, summary_form
+from daemon.telemetry.recorder import LIST_MAX, Question, Recorder, time_of
 
 _AGO = re.compile(r"(\d{1,9})(ms|s|m|h|d|w)")
 _AGO_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}

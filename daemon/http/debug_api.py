@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 
-from daemon import permissions as perm
-from daemon.debugging import Debugging, Session
+from daemon.auth import permissions as perm
 from daemon.errors import NotFound
 from daemon.http.calls_api import number
 from daemon.http.views import ApiReply, ApiRequest, Route
+from daemon.workers.debugging import Debugging, Session
 
 PORT_MAX = 65_535
 

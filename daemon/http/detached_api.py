@@ -14,12 +14,12 @@ from typing import Any
 
 import trio
 
-from daemon import permissions as perm
+from daemon.auth import permissions as perm
 from daemon.catalog import Catalog
 from daemon.core.detached import State
 from daemon.core.detached_settings import parse
-from daemon.destinations import Outbox
-from daemon.detached import Detached
+from daemon.detached.destinations import Outbox
+from daemon.detached.service import Detached
 from daemon.errors import BadRequest, NotFound
 from daemon.http import bodies
 from daemon.http.views import ApiReply, ApiRequest, Route, page_form, rfc3339

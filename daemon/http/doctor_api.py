@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from daemon.doctor import LEVELS, Diagnosis, in_trouble
+from daemon.auth.permissions import NODE_READ
 from daemon.http.views import ApiReply, ApiRequest, Route
-from daemon.permissions import NODE_READ
+from daemon.sandbox.doctor import LEVELS, Diagnosis, in_trouble
 
 Sample = tuple[str, tuple[str, ...], float]
 

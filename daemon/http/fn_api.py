@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from daemon import FN_VERSION, VERSION
-from daemon import permissions as perm
+from daemon.auth import permissions as perm
 from daemon.errors import NotFound
 from daemon.http import bodies
 from daemon.http.routing import Router

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import trio
 
-from daemon.config import Http
+from daemon.config.settings import Http
 from daemon.http.connection import Connection, Phase
 from daemon.http.guard import Guard
 from daemon.http.handover import AsgiApp, ControlPlane

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from functools import lru_cache
 
-from daemon.config import Http
+from daemon.config.settings import Http
 from daemon.errors import Forbidden
 
 __all__ = ["Guard"]

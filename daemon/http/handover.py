@@ -20,7 +20,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
-from daemon.config import Http
+from daemon.config.settings import Http
 from daemon.errors import BadRequest, StokerError
 from daemon.http.guard import Guard
 from daemon.http.messages import Peer, error_reply

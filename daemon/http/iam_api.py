@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from daemon import permissions as perm
+from daemon.auth import permissions as perm
+from daemon.auth.permissions import At, Permission, Principal, Verb, types_of
 from daemon.errors import BadRequest, NotFound
 from daemon.http import bodies
 from daemon.http.authorise import where
@@ -12,7 +13,6 @@ from daemon.http.bodies import Members
 from daemon.http.views import ApiReply, ApiRequest, Route, rfc3339
 from daemon.iam import BEARER_S_DEFAULT, SESSION_S_DEFAULT, Iam
 from daemon.model import Compartment
-from daemon.permissions import At, Permission, Principal, Verb, types_of
 from daemon.store.iam_records import ApiKey, Group, PolicyRow, TokenRow, User
 
 AUDIT_MAX = 1000

@@ -10,12 +10,12 @@ import re
 from typing import Any, Protocol
 
 from daemon import ocid
+from daemon.auth.permissions import ANYBODY
 from daemon.catalog import Catalog
 from daemon.errors import BadRequest, MethodNotAllowed, NotFound, StokerError
 from daemon.http import gateway, oci_replies
 from daemon.http.messages import Endpoint, Headers, Reply, Request, Route, decoded_path, error_reply
 from daemon.model import Answer, Function, Ids, Trigger
-from daemon.permissions import ANYBODY
 
 __all__ = ["Calls", "DetachedCalls", "make_route"]
 
@@ -44,7 +44,7 @@ class Calls(Protocol):
 
 
 class DetachedCalls(Protocol):
-    """What `daemon.detached` offers."""
+    """What `daemon.detached.service` offers."""
 
     async def accept(
         self, function_id: str, *, call_id: str, headers: Headers, body: bytes, caller: Any = None

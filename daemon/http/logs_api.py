@@ -6,18 +6,18 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from daemon import permissions as perm
-from daemon.calls import rfc3339
+from daemon.auth import permissions as perm
 from daemon.catalog import Catalog
 from daemon.errors import BadRequest, NotFound
 from daemon.http.calls_api import flag, number, one_of, place, point_in_time, readable
 from daemon.http.views import ApiReply, ApiRequest, Route
-from daemon.loglines import LEVELS, object_of
-from daemon.logs import TAIL_LINES_MAX, LogBook
-from daemon.logsearch import Line, LogQuery
-from daemon.logsinks import LogSinks
-from daemon.logtail import Place, Watcher, place_of
+from daemon.logs.book import TAIL_LINES_MAX, LogBook
+from daemon.logs.lines import LEVELS, object_of
+from daemon.logs.search import Line, LogQuery
+from daemon.logs.sinks import LogSinks
+from daemon.logs.tail import Place, Watcher, place_of
 from daemon.model import App
+from daemon.telemetry.calls import rfc3339
 
 KEEP_ALIVE_S = 15.0
 """A follower hears something this often, so that proxies keep the connection, and we notice that it is gone."""

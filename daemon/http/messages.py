@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+from daemon.auth.permissions import ANYBODY, Principal
 from daemon.errors import StokerError
 from daemon.http import views
-from daemon.permissions import ANYBODY, Principal
 
 Headers = list[tuple[str, str]]
 """Names and values in the order received; a name may come more than once. Latin-1 text, as HTTP has it."""

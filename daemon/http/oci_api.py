@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from daemon import ocid
-from daemon import permissions as perm
+from daemon.auth import permissions as perm
+from daemon.auth.permissions import Permission
 from daemon.errors import Conflict, NameTaken, NotFound, StaleEtag
 from daemon.http import oci_bodies as bodies
 from daemon.http import oci_forms as forms
@@ -22,7 +23,6 @@ from daemon.http.oci_replies import VERSIONS
 from daemon.http.views import ApiReply, ApiRequest, Handler, Route
 from daemon.model import App, Function
 from daemon.oci.service import Oci
-from daemon.permissions import Permission
 from daemon.registry import AppChange
 from daemon.store import records
 from daemon.store.work_records import WorkRequest

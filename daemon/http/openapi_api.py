@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemon import permissions as perm
+from daemon.auth import permissions as perm
 from daemon.errors import NotFound
 from daemon.http.views import ApiReply, ApiRequest, Route
 

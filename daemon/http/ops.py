@@ -14,16 +14,16 @@ from typing import Any, Protocol
 import trio
 
 from daemon import VERSION
-from daemon import permissions as perm
+from daemon.auth import permissions as perm
+from daemon.bundles.interpreters import Interpreters
 from daemon.catalog import Catalog
 from daemon.core.views import NodeView, PoolView
 from daemon.errors import BadRequest
 from daemon.http import bodies, bundle_api
 from daemon.http.views import ApiReply, ApiRequest, Route, json_bytes, rfc3339
-from daemon.interpreters import Interpreters
-from daemon.logs import TAIL_LINES_MAX, LogBook, Tail
-from daemon.metrics import CONTENT_TYPE, FunctionGauges, Gauges, Metrics
+from daemon.logs.book import TAIL_LINES_MAX, LogBook, Tail
 from daemon.model import App, Function, Version
+from daemon.telemetry.metrics import CONTENT_TYPE, FunctionGauges, Gauges, Metrics
 
 Sample = tuple[str, tuple[str, ...], float]
 NDJSON_TYPE = "application/x-ndjson"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import httptools
 
-from daemon.config import Http
+from daemon.config.settings import Http
 from daemon.errors import BadRequest, HeadersTooLarge, RequestTooLarge
 from daemon.http.messages import Headers
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from daemon import permissions as perm
-from daemon.advice import GOAL, Advisor
+from daemon.auth import permissions as perm
 from daemon.catalog import Catalog
 from daemon.core.points import STEPS_S
 from daemon.errors import BadRequest, NotFound, leaves
 from daemon.http.calls_api import point_in_time
 from daemon.http.views import ApiReply, ApiRequest, Route
 from daemon.model import Function
-from daemon.record_metrics import OciMetrics
-from daemon.series import Series, step_for
+from daemon.telemetry.advice import GOAL, Advisor
+from daemon.telemetry.record_metrics import OciMetrics
+from daemon.telemetry.series import Series, step_for
 
 SPAN_S = 3600.0
 """What a series shows when nothing is said."""

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from daemon.auth.permissions import ANYBODY, Permission, Principal
 from daemon.errors import StokerError
 from daemon.model import App, Function, Trigger
-from daemon.permissions import ANYBODY, Permission, Principal
 
 FN_ENDPOINT = "fnproject.io/fn/invokeEndpoint"
 TRIGGER_ENDPOINT = "fnproject.io/trigger/httpEndpoint"

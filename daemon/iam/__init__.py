@@ -1,7 +1,7 @@
 """Users, keys, tokens, groups, policies, compartments: changed in the store, then in memory; and the audit log.
 
-Every change rewrites `daemon.identity.Known` as a whole, in the order of the commits: there are few of these things,
-and requests must never see half a change.
+Every change rewrites `daemon.auth.identity.Known` as a whole, in the order of the commits: there are few of these
+things, and requests must never see half a change.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from typing import Any
 
 import trio
 
+from daemon.auth.identity import Identity
+from daemon.auth.permissions import Principal
+from daemon.auth.tokens import Issuer
 from daemon.catalog import Catalog
-from daemon.config import Config
+from daemon.config.settings import Config
 from daemon.iam.people import ADMINISTRATORS, ADMINISTRATORS_MAY, BEARER_S_DEFAULT, SESSION_S_DEFAULT, People
 from daemon.iam.policies import Policies
-from daemon.identity import Identity
 from daemon.model import Ids
-from daemon.permissions import Principal
 from daemon.store import iam_records
 from daemon.store.database import Database
 from daemon.store.iam_records import AuditEvent
-from daemon.tokens import Issuer
 
 __all__ = ["ADMINISTRATORS", "ADMINISTRATORS_MAY", "BEARER_S_DEFAULT", "SESSION_S_DEFAULT", "Iam", "open_iam"]
 

@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from daemon import ocid, tokens
+from daemon import ocid
+from daemon.auth import tokens
+from daemon.auth.identity import BearerToken, DynamicGroup, Identity, Key, Known
+from daemon.auth.permissions import Principal
+from daemon.auth.policy import Directory, Grants, Policy
+from daemon.auth.policy_language import parse_rule, parse_statement
 from daemon.catalog import Catalog
 from daemon.errors import BadRequest, NotFound
-from daemon.identity import BearerToken, DynamicGroup, Identity, Key, Known
 from daemon.model import Compartment, Ids
-from daemon.permissions import Principal
-from daemon.policy import Directory, Grants, Policy
-from daemon.policy_language import parse_rule, parse_statement
 from daemon.store import iam_records
 from daemon.store.database import Database
 from daemon.store.iam_records import ApiKey, Everything, Group, PolicyRow, User

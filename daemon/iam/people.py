@@ -8,10 +8,10 @@ import sqlite3
 
 import trio
 
-from daemon import tokens
+from daemon.auth import tokens
+from daemon.auth.policy_language import PolicySyntaxError, parse_rule
 from daemon.errors import BadRequest
 from daemon.iam.base import Base, check_name, check_room, description_of
-from daemon.policy_language import PolicySyntaxError, parse_rule
 from daemon.store import iam_records
 from daemon.store.iam_records import ApiKey, Group, PolicyRow, TokenRow, User
 

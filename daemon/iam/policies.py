@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from daemon.auth.policy import Directory, Statement
+from daemon.auth.policy_language import PolicySyntaxError, parse_statement
 from daemon.errors import BadRequest
 from daemon.iam.base import Base, check_name, check_room, description_of
 from daemon.model import Compartment
-from daemon.policy import Directory, Statement
-from daemon.policy_language import PolicySyntaxError, parse_statement
 from daemon.store import iam_records
 from daemon.store.iam_records import PolicyRow
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from daemon.bundles import BundleStore
-from daemon.config import Oci as Settings
-from daemon.interpreters import Interpreters
+from daemon.bundles.interpreters import Interpreters
+from daemon.bundles.store import BundleStore
+from daemon.config.settings import Oci as Settings
 from daemon.model import Ids
 from daemon.oci.prebuilt import Prebuilt
 from daemon.oci.runtimes import Runtimes

@@ -16,7 +16,7 @@ import trio
 import yaml
 
 from daemon import ocid
-from daemon.funcfile import FUNC_FILES
+from daemon.bundles.funcfile import FUNC_FILES
 
 KIND = "fnpbflisting"
 VERSION_KIND = "fnpbflistingversion"

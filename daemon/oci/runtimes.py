@@ -13,8 +13,8 @@ from pathlib import Path
 import trio
 
 from daemon import ocid
+from daemon.bundles.interpreters import Interpreter, Interpreters
 from daemon.errors import BadRequest
-from daemon.interpreters import Interpreter, Interpreters
 
 KIND = "fnruntime"
 VERSION_KIND = "fnruntimeversion"

@@ -7,9 +7,9 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from daemon.bundles import BundleStore
+from daemon.bundles.interpreters import normalise_runtime
+from daemon.bundles.store import BundleStore
 from daemon.errors import BadRequest, InternalError, StokerError
-from daemon.interpreters import normalise_runtime
 from daemon.model import Function, Version, split_handler
 from daemon.oci.prebuilt import Prebuilt
 from daemon.oci.runtimes import Runtimes

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from daemon.catalog import Catalog
-from daemon.config import Oci, Pcu
+from daemon.config.settings import Oci, Pcu
 from daemon.model import App, Function, Ids
 from daemon.store.database import Database
 

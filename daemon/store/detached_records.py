@@ -56,7 +56,7 @@ class StoredCall:
     interruptions: int
     size_bytes: int
     caller: str = ""
-    """Who called: `daemon.calls.caller_text`."""
+    """Who called: `daemon.telemetry.calls.caller_text`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,9 +24,9 @@ from urllib.parse import quote
 import msgpack
 import trio
 
-from daemon.calls import CallRecord
 from daemon.errors import InternalError
 from daemon.store.database import keep_private
+from daemon.telemetry.calls import CallRecord
 
 T = TypeVar("T")
 

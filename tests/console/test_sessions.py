@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.auth.permissions import Principal
 from daemon.console import forms
 from daemon.console.sessions import LINK_S, LINKS_MAX, SESSION_S, SESSIONS_MAX, Sessions
 from daemon.errors import BadRequest, Conflict, Forbidden, QueueFull
 from daemon.http.views import ApiRequest
-from daemon.permissions import Principal
 
 ANNA = Principal(kind="user", id="u1", name="anna")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from daemon.config import Limits
+from daemon.config.settings import Limits
 from tests.contracts.fake_launcher import FakeLauncher
 from tests.contracts.kit import Kit, Log, real_kit
 

@@ -1,8 +1,8 @@
 """A launcher without processes, of the same concurrency shape as the real one.
 
-Each worker is a task of its own at the far ends of two real pipes, and the near ends are a real `daemon.channel`: an
-answer arrives while its caller may be doing anything else, and garbage is garbage. Time is trio's, so the autojump
-clock works. What a worker does is said by a `Behaviour`, for all revisions or for one::
+Each worker is a task of its own at the far ends of two real pipes, and the near ends are a real
+`daemon.workers.channel`: an answer arrives while its caller may be doing anything else, and garbage is garbage. Time is
+trio's, so the autojump clock works. What a worker does is said by a `Behaviour`, for all revisions or for one::
 
     launcher = FakeLauncher(limits, Behaviour(call_s=1.0))
     launcher.behaviours["revision-2"] = Behaviour(init_failure="Traceback ...")
@@ -20,12 +20,12 @@ from typing import Any, NoReturn
 
 import trio
 
-from daemon.channel import Channel
-from daemon.config import Limits
+from daemon.config.settings import Limits
 from daemon.errors import InitFailed
 from daemon.model import LaunchPlan
-from daemon.parents import ExitStatus
-from daemon.templates import TemplateInfo
+from daemon.workers.channel import Channel
+from daemon.workers.parents import ExitStatus
+from daemon.workers.templates import TemplateInfo
 from runtime import wire
 
 Reply = tuple[int, list[tuple[str, str]], bytes]
@@ -76,7 +76,7 @@ class Behaviour:
 
 
 class FakeGauge:
-    """What `daemon.memory.Gauge` is for the real one."""
+    """What `daemon.sandbox.memory.Gauge` is for the real one."""
 
     def __init__(self, worker: FakeWorker) -> None:
         self._worker = worker
@@ -94,7 +94,7 @@ class FakeGauge:
 
 
 class FakeWorker:
-    """Has the shape of `daemon.launcher.Worker`; ``calls``, ``killed`` and ``stopped`` are for tests."""
+    """Has the shape of `daemon.workers.launcher.Worker`; ``calls``, ``killed`` and ``stopped`` are for tests."""
 
     def __init__(self, pid: int, start_kind: str, behaviour: Behaviour, limits: Limits) -> None:
         calls_r, calls_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -210,7 +210,7 @@ class _Boot:
 
 
 class FakeLauncher:
-    """Has the shape of `daemon.launcher.Launcher`; what it counts is for tests."""
+    """Has the shape of `daemon.workers.launcher.Launcher`; what it counts is for tests."""
 
     def __init__(self, limits: Limits, behaviour: Behaviour | None = None) -> None:
         self.behaviour = behaviour or Behaviour()

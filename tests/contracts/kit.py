@@ -11,12 +11,12 @@ from typing import Any
 
 import trio
 
-from daemon.config import Limits
-from daemon.config import Sandbox as Settings
-from daemon.launcher import Launcher, Worker
+from daemon.config.settings import Limits
+from daemon.config.settings import Sandbox as Settings
 from daemon.model import Answer, LaunchPlan
-from daemon.placement import Placement
-from daemon.sandbox import Sandbox
+from daemon.sandbox.placement import Placement
+from daemon.sandbox.walls import Sandbox
+from daemon.workers.launcher import Launcher, Worker
 from runtime import linux, wire
 from tests.contracts.fake_launcher import Behaviour, FakeLauncher
 

@@ -261,7 +261,7 @@ async def test_a_stopped_template_is_booted_again_and_its_instances_live_on(kit:
 
 
 async def test_the_fake_takes_no_time(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, tmp_path) -> None:
-    from daemon.config import Limits
+    from daemon.config.settings import Limits
 
     launcher = await nursery.start(FakeLauncher(Limits(), Behaviour(call_s=250.0, boot_s=40.0, start_s=10.0)).run)
     kit = Kit(launcher, tmp_path, Log(), Limits(), nursery)

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from daemon.config import Pcu
+from daemon.config.settings import Pcu
 from daemon.errors import BadRequest, Conflict, DeployFailed, InvalidFunction, NotFound, TooLargeForNode
 from daemon.model import App, Function
 from daemon.registry import AppChange, FunctionChange, TriggerChange

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.auth.permissions import APP_DELETE, APP_READ, APP_UPDATE, AUTHENTICATED, EVERYBODY, PERMISSIONS
 from daemon.errors import Conflict, InternalError, QueueTimeout
 from daemon.http import fn_api
 from daemon.http.routing import Router, compile_path
 from daemon.http.views import ApiReply, ApiRequest, Route
-from daemon.permissions import APP_DELETE, APP_READ, APP_UPDATE, AUTHENTICATED, EVERYBODY, PERMISSIONS
 from tests.control.world import World
 
 

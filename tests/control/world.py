@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from daemon.catalog import Catalog
-from daemon.config import Pcu
+from daemon.config.settings import Pcu
 from daemon.errors import DeployFailed, TooLargeForNode
 from daemon.http import fn_api
 from daemon.http.views import ApiReply, ApiRequest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from daemon.config import Limits
+from daemon.config.settings import Limits
 from daemon.core.actions import Action
 from daemon.core.pool import PoolSpec
 from tests.core.world import World

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.config import Limits
+from daemon.config.settings import Limits
 from daemon.core.actions import Launch, Stop, StopTemplate
 from daemon.core.scheduler import Scheduler
 from daemon.errors import TooLargeForNode

@@ -28,9 +28,9 @@ EXAMPLES = 200
 
 def copy_of_the_core(to: Path, found_by: str) -> None:
     """What the core's tests need, alone in a directory."""
-    for part in ("daemon/core", "tests/core"):
+    for part in ("daemon/core", "daemon/config", "tests/core"):
         shutil.copytree(ROOT / part, to / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("daemon/__init__.py", "daemon/errors.py", "daemon/config.py", "tests/__init__.py"):
+    for name in ("daemon/__init__.py", "daemon/errors.py", "tests/__init__.py"):
         shutil.copy(ROOT / name, to / name)
     (to / "FOUND_BY").write_text(found_by)
 

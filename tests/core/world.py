@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import inf
 from random import Random
 
-from daemon.config import Limits
+from daemon.config.settings import Limits
 from daemon.core.actions import Action, Dispatch, Kill, Launch, Refuse, Stop, StopTemplate
 from daemon.core.scheduler import PoolSpec, Scheduler
 from daemon.core.views import PoolView

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from daemon.debugging import find_debugpy
 from daemon.errors import Conflict
+from daemon.workers.debugging import find_debugpy
 from tests.debug.dap import Editor
 from tests.iam.node import run_node
 from tests.system.daemon import Daemon, Reply, bundle, eventually

@@ -13,9 +13,9 @@ import trio
 from trio.testing import MockClock
 
 from daemon.catalog import Catalog
-from daemon.config import Limits
-from daemon.config_detached import Detached as Settings
-from daemon.detached import Detached
+from daemon.config.detached import Detached as Settings
+from daemon.config.settings import Limits
+from daemon.detached.service import Detached
 from daemon.errors import InternalError, StokerError
 from daemon.model import Answer, App, Function, Ids, Version
 from daemon.store import records

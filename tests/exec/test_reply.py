@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon import errors
-from daemon.config import Limits
+from daemon.config.settings import Limits
 from daemon.deployer import fitted
-from daemon.http_channel import CHUNK_BYTES, Request
-from daemon.http_reply import HEAD_BYTES_MAX, HEADS_MAX, Replies
+from daemon.workers.http_channel import CHUNK_BYTES, Request
+from daemon.workers.http_reply import HEAD_BYTES_MAX, HEADS_MAX, Replies
 
 LIMITS = Limits(response_bytes_max=2000, response_header_bytes_max=1024, response_headers_max=20)
 REFUSALS = (errors.InvalidResponse, errors.ResponseTooLarge, errors.ResponseHeadersTooLarge)

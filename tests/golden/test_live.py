@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from daemon.config import Limits
-from daemon.sandbox import Sandbox
+from daemon.config.settings import Limits
+from daemon.sandbox.walls import Sandbox
 from tests.golden import differences
 from tests.golden.replay import Answer, Exchange, Mismatch, Session, replay
 from tests.golden.test_replay import FILES, RECORDINGS, needs_recordings

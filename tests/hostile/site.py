@@ -86,7 +86,7 @@ PROGRAMS = {
     "program": Configuration("program", programs=True),
     "program-user": Configuration("program-user", {"uid": USER}, groups=False, programs=True),
 }
-"""As ``root`` and as ``user``; the handlers are served by an FDK in a process of its own (`daemon.http_channel`)."""
+"""As ``root`` and as ``user``; the handlers are served by an FDK in a process of its own (``http_channel``)."""
 SERVES = {"runtime": "python", "command": ["python3", "-m", "fdk", "/function/func.py", "handler"],
           "environment": {"PYTHONPATH": "/function:/python"}}  # fmt: skip
 

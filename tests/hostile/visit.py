@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from daemon.relays import PROGRAMS
+from daemon.sandbox.relays import PROGRAMS
 from tests.hostile.site import MEMORY_MIB, Neighbour, Site, answer_of, pids_of
 from tests.system.daemon import Reply, eventually
 

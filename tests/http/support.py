@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from daemon.config import Http
+from daemon.config.settings import Http
 from daemon.http.frontdoor import FrontDoor
 from daemon.http.messages import Endpoint, Reply, Request
 

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from daemon.catalog import Catalog
-from daemon.config import Http
+from daemon.config.settings import Http
 from daemon.errors import BundleMissing, FunctionCrashed, FunctionFailed, FunctionTimeout, QueueFull, StokerError
 from daemon.http import gateway
 from daemon.http.invoke import make_route

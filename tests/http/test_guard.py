@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.config import Http
+from daemon.config.settings import Http
 from daemon.errors import Forbidden
 from daemon.http.guard import Guard
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from daemon.config import Http
+from daemon.config.settings import Http
 from daemon.errors import BadRequest, HeadersTooLarge, RequestTooLarge
 from daemon.http.parser import RequestParser
 from tests.http.test_smuggling import TABLE

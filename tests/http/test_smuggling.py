@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from daemon.config import Http
+from daemon.config.settings import Http
 from tests.http.support import ASK, open_door
 
 P = b"POST /invoke/f HTTP/1.1\r\nHost: localhost\r\n"

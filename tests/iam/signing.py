@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from daemon import tokens
+from daemon.auth import tokens
 
 ROOT = Path(__file__).parents[2]
 GENERIC = ("date", "(request-target)", "host")

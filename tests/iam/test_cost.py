@@ -9,9 +9,9 @@ from dataclasses import replace
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
+from daemon.auth.identity import Key
 from daemon.http.authorise import CallGate
 from daemon.http.messages import Peer, Request
-from daemon.identity import Key
 from tests.iam.signing import Signer, key
 from tests.iam.test_enforcement import ADA, FN, ROOT, world
 

@@ -15,19 +15,19 @@ import structlog
 
 import daemon.console
 import daemon.http
-from daemon import permissions as perm
+from daemon.auth import permissions as perm
+from daemon.auth.identity import LOCAL_GROUP, BearerToken, Identity, Known
+from daemon.auth.permissions import ANYBODY, AUTHENTICATED, EVERYBODY, PERMISSIONS, TYPES, At, Principal, Verb
+from daemon.auth.policy import Directory, Grants, Policy
+from daemon.auth.policy_language import parse_statement
+from daemon.auth.tokens import Issuer
 from daemon.catalog import Catalog
 from daemon.errors import NotAuthenticated, NotFound
 from daemon.http.authorise import PUBLIC, CallGate, Gate
 from daemon.http.messages import Peer, Request
 from daemon.http.routing import Router
 from daemon.http.views import ApiReply, ApiRequest, Route
-from daemon.identity import LOCAL_GROUP, BearerToken, Identity, Known
 from daemon.model import App, Compartment, Function, Trigger, Version
-from daemon.permissions import ANYBODY, AUTHENTICATED, EVERYBODY, PERMISSIONS, TYPES, At, Principal, Verb
-from daemon.policy import Directory, Grants, Policy
-from daemon.policy_language import parse_statement
-from daemon.tokens import Issuer
 from tests.iam.signing import key
 
 ROOT, WEB, SHOP = "ocid1.tenancy.oc1..r", "ocid1.compartment.oc1..w", "ocid1.compartment.oc1..s"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon import permissions as perm
+from daemon.auth import permissions as perm
+from daemon.auth.permissions import FAMILIES, PERMISSIONS, TYPES, Permission, Principal, Verb
+from daemon.auth.policy import Combined, Condition, Directory, Grants, Policy, Statement, Target, holds
+from daemon.auth.policy_language import VARIABLES, PolicySyntaxError, parse_rule, parse_statement
 from daemon.model import Compartment
-from daemon.permissions import FAMILIES, PERMISSIONS, TYPES, Permission, Principal, Verb
-from daemon.policy import Combined, Condition, Directory, Grants, Policy, Statement, Target, holds
-from daemon.policy_language import VARIABLES, PolicySyntaxError, parse_rule, parse_statement
 
 ROOT, WEB, STAGING, SHOP = "ocid1.tenancy.oc1..r", "ocid1.compartment.oc1..w", "c-staging", "c-shop"
 COMPARTMENTS = {

@@ -14,13 +14,13 @@ import pytest
 import trio
 import trio.testing
 
-from daemon import channel as channels
 from daemon import ocid
+from daemon.auth.identity import Identity
+from daemon.auth.tokens import InvalidToken, Issuer
 from daemon.catalog import Catalog
-from daemon.config import Limits
-from daemon.identity import Identity
-from daemon.principals import ResourcePrincipals
-from daemon.tokens import InvalidToken, Issuer
+from daemon.config.settings import Limits
+from daemon.iam.principals import ResourcePrincipals
+from daemon.workers import channel as channels
 from runtime import identity, wire
 from tests.exec import programs
 from tests.iam.node import Node, run_node

@@ -13,13 +13,13 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon import signatures
+from daemon.auth import signatures
+from daemon.auth.identity import Identity, Key, Known
+from daemon.auth.permissions import Principal
+from daemon.auth.signatures import NotSigned
+from daemon.auth.tokens import Issuer, fingerprint
 from daemon.catalog import Catalog
 from daemon.errors import NotAuthenticated
-from daemon.identity import Identity, Key, Known
-from daemon.permissions import Principal
-from daemon.signatures import NotSigned
-from daemon.tokens import Issuer, fingerprint
 from tests.iam.signing import GENERIC, WITH_BODY, Signer, key, sdk_python
 
 NOW = 1_795_000_000.0
@@ -237,7 +237,7 @@ print(json.dumps(out))
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, list[tuple[str, str]], bytes]]:
     """Requests signed by the signer of Oracle's SDK, just now."""
-    from daemon.tokens import private_pem
+    from daemon.auth.tokens import private_pem
 
     path = tmp_path_factory.mktemp("key") / "key.pem"
     path.write_text(private_pem(key()) + "OCI_API_KEY\n")

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
-from daemon.tokens import private_pem
+from daemon.auth.tokens import private_pem
 from tests.iam.node import Node, run_node
 from tests.iam.signing import key
 from tests.system.daemon import HELLO, PATIENCE_S, ROOT, eventually

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from daemon import netlink
-from daemon.netlink import Netlink
+from daemon.sandbox import netlink
+from daemon.sandbox.netlink import Netlink
 from tests.limits.support import until
 
 HOST, REDIS = "198.51.100.1", "198.51.100.2"  # RFC 5737: for documentation, so nobody's

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.cgroup_probe import name_for, probe
-from daemon.cgroups import Cgroups, Group
+from daemon.sandbox.cgroup_probe import name_for, probe
+from daemon.sandbox.cgroups import Cgroups, Group
 from runtime import cgroups as joining
 
 PATIENCE_S = 60.0

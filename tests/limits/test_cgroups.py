@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from daemon.cgroup_probe import locate, name_for, probe
-from daemon.cgroups import Cgroups, Group, GroupLimits, Site, own_paths, safe
+from daemon.sandbox.cgroup_probe import locate, name_for, probe
+from daemon.sandbox.cgroups import Cgroups, Group, GroupLimits, Site, own_paths, safe
 from runtime import cgroups as joining
 from tests.limits.support import child, groups, until
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from daemon.cgroup_probe import name_for
-from daemon.cgroups import own_paths
+from daemon.sandbox.cgroup_probe import name_for
+from daemon.sandbox.cgroups import own_paths
 from tests.limits.outside import PORT, REDIS, outside
 from tests.system.daemon import Daemon, all_gone, eventually, run_daemon
 

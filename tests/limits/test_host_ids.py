@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from daemon.host_ids import HostIds
+from daemon.sandbox.host_ids import HostIds
 from tests.system.daemon import ROOT
 
 OTHER = """
 import pathlib, sys, time
-from daemon.host_ids import HostIds
+from daemon.sandbox.host_ids import HostIds
 ids = HostIds(1000, 6, locks=pathlib.Path(sys.argv[1]))
 print(*[ids.claim() for _ in range(3)], flush=True)
 sys.stdin.read()

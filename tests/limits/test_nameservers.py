@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from daemon.nameservers import loopback_servers, serve
+from daemon.sandbox.nameservers import loopback_servers, serve
 
 
 async def same_port() -> tuple[trio.socket.SocketType, trio.SocketListener]:

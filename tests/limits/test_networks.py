@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from daemon import blocks, netlink
-from daemon.config_network import Network
+from daemon.config.network import Network
 from daemon.core.network import parse
-from daemon.netlink import Netlink
-from daemon.networks import NetworkError, Networks, Tools, Wire
+from daemon.sandbox import blocks, netlink
+from daemon.sandbox.netlink import Netlink
+from daemon.sandbox.networks import NetworkError, Networks, Tools, Wire
 from tests.limits.outside import HOST, PORT, REDIS, need_root, outside, reach, redis
 from tests.limits.support import until
 
@@ -206,9 +206,9 @@ async def test_a_failed_connection_leaves_nothing(networks: Networks) -> None:
 
 KILLED = """
 import logging, os, subprocess, sys, time, trio
-from daemon.config_network import Network
+from daemon.config.network import Network
 from daemon.core.network import parse
-from daemon.networks import Networks
+from daemon.sandbox.networks import Networks
 networks = Networks(Network(method="veth"), log=logging.getLogger(), key="killed")
 networks.open()
 trio.run(networks.wire, int(sys.argv[1]), parse("egress"))

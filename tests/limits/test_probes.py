@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from daemon import doctor
-from daemon.config import ConfigError, Sandbox
+from daemon.config.settings import ConfigError, Sandbox
+from daemon.sandbox import doctor
 from tests.system.daemon import ROOT
 
 SLOW = """

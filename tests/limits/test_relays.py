@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from daemon.config_network import Network
-from daemon.networks import Networks, Tools
-from daemon.relays import PROGRAMS
+from daemon.config.network import Network
+from daemon.sandbox.networks import Networks, Tools
+from daemon.sandbox.relays import PROGRAMS
 from tests.hostile.site import CONFIGURATIONS, FDK, SERVES, Site, run_site
 from tests.system.daemon import ROOT, eventually
 

@@ -18,8 +18,8 @@ import psutil
 import pytest
 import trio
 
-from daemon.bundles import UNPACK_PROGRAM, BundleStore
-from daemon.config import Bundles
+from daemon.bundles.store import UNPACK_PROGRAM, BundleStore
+from daemon.config.settings import Bundles
 from daemon.errors import InternalError, InvalidFunction, RequestTooLarge
 from daemon.model import Bundle
 from tests.mechanisms.archives import HANDLER, Entry, archive, handler, plain, with_handler
@@ -217,8 +217,8 @@ class TestKills:
         source = tmp_path / "big.zip"
         source.write_bytes(big())
         script = (
-            "import sys, trio; from pathlib import Path; from daemon.bundles import BundleStore; "
-            "from daemon.config import Bundles; store = BundleStore(Path(sys.argv[1]), Bundles()); "
+            "import sys, trio; from pathlib import Path; from daemon.bundles.store import BundleStore; "
+            "from daemon.config.settings import Bundles; store = BundleStore(Path(sys.argv[1]), Bundles()); "
             "trio.run(store.ingest, Path(sys.argv[2]))"
         )
         with subprocess.Popen([sys.executable, "-c", script, str(root), str(source)], cwd=ROOT) as daemon:
@@ -286,8 +286,8 @@ def in_the_child(code: str, target: Path) -> subprocess.CompletedProcess[str]:
     program = (
         f"import sys; sys.path.append({str(ROOT)!r})\n"
         "import os, resource, socket\n"
-        "from daemon.unpack.__main__ import confine, limit_resources\n"
-        "from daemon.unpack.rules import Limits\n"
+        "from daemon.bundles.unpack.__main__ import confine, limit_resources\n"
+        "from daemon.bundles.unpack.rules import Limits\n"
         "limits = Limits(unpacked_bytes_max=1000, files_max=1, ratio_max=1, depth_max=1, path_bytes_max=1)\n"
         "limit_resources(limits, cpu_s=2)\n"
         f"fd = os.open({str(target)!r}, os.O_RDONLY)\n"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.config import Http, Limits
+from daemon.config.settings import Http, Limits
 from daemon.descriptors import OWN, PER_INSTANCE, PER_TEMPLATE, within
 from tests.system.daemon import run_daemon
 

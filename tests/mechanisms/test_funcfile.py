@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daemon.bundles.funcfile import FUNC_FILE_BYTES_MAX, Settings, read_settings
 from daemon.errors import InvalidFunction
-from daemon.funcfile import FUNC_FILE_BYTES_MAX, Settings, read_settings
 
 HEAD = "schema_version: 20180708\nname: f\nversion: 0.0.1\n"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon.bundles.interpreters import Interpreter, Interpreters, find_interpreters, normalise_runtime, probe
 from daemon.errors import InvalidFunction
-from daemon.interpreters import Interpreter, Interpreters, find_interpreters, normalise_runtime, probe
 
 OWN = f"python3.{sys.version_info.minor}"
 

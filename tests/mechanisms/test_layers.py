@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.bundles import LAYER, METADATA, BundleStore
-from daemon.config import Bundles
+from daemon.bundles.store import LAYER, METADATA, BundleStore
+from daemon.config.settings import Bundles
 from daemon.errors import InvalidFunction, LayerMissing
 from daemon.model import Bundle
 from tests.mechanisms.archives import HANDLER, Entry, archive, handler, link, plain

@@ -13,8 +13,8 @@ import pytest
 import trio
 import trio.testing
 
-from daemon.config import Logs
-from daemon.logs import FLUSH_S, FOLLOW_LINES_MAX, PENDING_BYTES_MAX, RECORD_BYTES, LogBook, Tail
+from daemon.config.settings import Logs
+from daemon.logs.book import FLUSH_S, FOLLOW_LINES_MAX, PENDING_BYTES_MAX, RECORD_BYTES, LogBook, Tail
 
 PATIENCE_S = 60.0
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from daemon.config import Logs
+from daemon.config.settings import Logs
 from daemon.logsetup import setup_logging
 
 

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.errors import FunctionTimeout, QueueFull
-from daemon.metrics import BUCKETS_S, METRICS, FunctionGauges, Gauges, Metrics
 from daemon.model import Answer
+from daemon.telemetry.metrics import BUCKETS_S, METRICS, FunctionGauges, Gauges, Metrics
 
 NAMES = {"F1": ("app", "one"), "F2": ("app", 'two "quoted" \\ \n lines')}
 FULL = Gauges(

@@ -13,22 +13,22 @@ from urllib.parse import parse_qs, unquote
 import pytest
 import trio
 
-from daemon.bundles import BundleStore
+from daemon.auth.permissions import EVERYBODY
+from daemon.bundles.interpreters import Interpreters
+from daemon.bundles.store import BundleStore
 from daemon.catalog import Catalog
-from daemon.config import Bundles, Logs
+from daemon.config.settings import Bundles, Logs
 from daemon.core.pcu import PcuStatus
 from daemon.core.views import NodeView, PoolView
 from daemon.http import ops
 from daemon.http.ops import Connections, InstanceInfo, StartMode
 from daemon.http.routing import Router
 from daemon.http.views import ApiReply, ApiRequest
-from daemon.interpreters import Interpreters
-from daemon.logs import LogBook
-from daemon.metrics import Metrics
+from daemon.logs.book import LogBook
 from daemon.model import Answer, App, Function
-from daemon.permissions import EVERYBODY
 from daemon.registry import Registry
 from daemon.store.database import Database
+from daemon.telemetry.metrics import Metrics
 from tests.control.world import World, world
 from tests.mechanisms.archives import HANDLER, HOSTILE, plain
 

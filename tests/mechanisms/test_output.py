@@ -15,9 +15,9 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.config import Logs
-from daemon.logs import FunctionLog, LogBook, OutputReader
-from daemon.output import LINE_COST_BYTES, PARTIAL_S, REPORT_S
+from daemon.config.settings import Logs
+from daemon.logs.book import FunctionLog, LogBook, OutputReader
+from daemon.workers.output import LINE_COST_BYTES, PARTIAL_S, REPORT_S
 
 PATIENCE_S = 60.0
 F_SETPIPE_SZ = 1031

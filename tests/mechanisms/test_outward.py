@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from daemon import outward
-from daemon.logsinks import connect
+from daemon.logs.sinks import connect
 from daemon.outward import Inward, addresses, is_inward, open_stream
 from daemon.posts import PostRefused, post
 from tests.iam.node import run_node

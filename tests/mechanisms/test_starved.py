@@ -14,14 +14,14 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from daemon import janitor as janitor_module
-from daemon.bundles import BundleStore
-from daemon.config import Bundles, Logs, Records
+from daemon.bundles.store import BundleStore
+from daemon.config.settings import Bundles, Logs, Records
 from daemon.errors import InternalError
 from daemon.janitor import Janitor
-from daemon.logs import LogBook
-from daemon.metrics import Metrics
-from daemon.recorder import Recorder
+from daemon.logs.book import LogBook
 from daemon.store.database import Database
+from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.recorder import Recorder
 
 PATIENCE_S = 60.0
 STACK_BYTES = 2**45

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from daemon.bundles import UNPACK_PROGRAM, BundleStore
-from daemon.config import Bundles
+from daemon.bundles.store import UNPACK_PROGRAM, BundleStore
+from daemon.bundles.unpack.archive import Member, Source, check_layout, read_members
+from daemon.bundles.unpack.rules import Limits
+from daemon.bundles.unpack.writer import Writer
+from daemon.config.settings import Bundles
 from daemon.errors import CallerError, InvalidFunction, RequestTooLarge
 from daemon.model import Bundle
-from daemon.unpack.archive import Member, Source, check_layout, read_members
-from daemon.unpack.rules import Limits
-from daemon.unpack.writer import Writer
 from tests.mechanisms.archives import (
     DIRECTORY,
     FILE,

@@ -18,11 +18,11 @@ import trio
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from daemon.bundles import BundleStore
-from daemon.config import Bundles
+from daemon.bundles.store import BundleStore
+from daemon.bundles.unpack.rules import Limits, Refused
+from daemon.bundles.unpack.writer import unpack
+from daemon.config.settings import Bundles
 from daemon.errors import CallerError
-from daemon.unpack.rules import Limits, Refused
-from daemon.unpack.writer import unpack
 from tests.mechanisms.archives import HANDLER, Entry, archive, handler, link, plain
 
 LIMITS = Limits(unpacked_bytes_max=2**20, files_max=60, ratio_max=200, depth_max=8, path_bytes_max=200)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.calls import _last_of, start_phases, told_s
+from daemon.telemetry.calls import _last_of, start_phases, told_s
 from tests.system.daemon import HELLO, Daemon, eventually, run_daemon
 
 pytestmark = pytest.mark.processes

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.loglines import level_of, rfc5424
-from daemon.logs import form
-from daemon.logsearch import LogQuery, search
+from daemon.logs.book import form
+from daemon.logs.lines import level_of, rfc5424
+from daemon.logs.search import LogQuery, search
 from tests.system.daemon import PATIENCE_S, Daemon, eventually, run_daemon
 
 pytestmark = pytest.mark.processes

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon import advice, recorder
-from daemon.calls import COLD, CallRecord
-from daemon.recorder import Question
 from daemon.store import record_file
+from daemon.telemetry import advice, recorder
+from daemon.telemetry.calls import COLD, CallRecord
+from daemon.telemetry.recorder import Question
 
 CALLS = 20_000
 BLOCK = 250

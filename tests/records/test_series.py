@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.calls import CallRecord
-from daemon.config import Records
+from daemon.config.settings import Records
 from daemon.core.points import Point, percentile
-from daemon.metrics import METRICS
-from daemon.recorder import Recorder
-from daemon.series import Series
+from daemon.telemetry.calls import CallRecord
+from daemon.telemetry.metrics import METRICS
+from daemon.telemetry.recorder import Recorder
+from daemon.telemetry.series import Series
 from tests.records.test_calls import MOODY
 from tests.records.test_syslog import program
 from tests.services.world import SilentLog

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from daemon.logsinks import QUEUE_LINES_MAX, Destination, journal_message
+from daemon.logs.sinks import QUEUE_LINES_MAX, Destination, journal_message
 from tests.records.test_logs import PRINTER
 from tests.services.world import SilentLog
 from tests.system.daemon import PATIENCE_S, eventually, run_daemon

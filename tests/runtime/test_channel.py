@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon import errors
-from daemon.channel import Channel
-from daemon.config import Limits
+from daemon.config.settings import Limits
 from daemon.model import Answer
+from daemon.workers.channel import Channel
 from runtime import wire
 
 HEADERS = [("content-type", "text/plain")]

@@ -20,7 +20,7 @@ FAILURES = {
     "syntax error": ("def handler(:", "SyntaxError"),
     "missing package": ("import does_not_exist", "ModuleNotFoundError: No module named 'does_not_exist'"),
     "the daemon's packages": ("import trio", "ModuleNotFoundError: No module named 'trio'"),
-    "the daemon": ("import daemon.config", "ModuleNotFoundError: No module named 'daemon'"),
+    "the daemon": ("import daemon.config.settings", "ModuleNotFoundError: No module named 'daemon'"),
     "our runtime": ("import runtime", "ModuleNotFoundError: No module named 'runtime'"),
     "our msgpack": ("import msgpack", "ModuleNotFoundError: No module named 'msgpack'"),
     "sys.exit": ("import sys; sys.exit(3)", "SystemExit: 3"),

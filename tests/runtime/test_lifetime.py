@@ -15,9 +15,9 @@ import pytest
 import trio
 
 from daemon import errors
-from daemon.config import Limits
-from daemon.launcher import Launcher
-from daemon.sandbox import Sandbox
+from daemon.config.settings import Limits
+from daemon.sandbox.walls import Sandbox
+from daemon.workers.launcher import Launcher
 from runtime import linux
 from tests.contracts.kit import NO_WALLS, Kit, Log, alive, call, family, real_kit, spawner_of
 from tests.runtime.test_hostile_trees import TREE, Pids
@@ -133,7 +133,7 @@ async def test_launches_wait_for_a_new_spawner(kit: Kit) -> None:
 
 
 async def test_a_stuck_template_is_given_up(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    from daemon import parents
+    from daemon.workers import parents
 
     monkeypatch.setattr(parents, "ANSWER_S", 0.2)
     async with kit.ready("echo") as first:

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from daemon import errors
-from daemon.precompiler import WORTH_BYTES
+from daemon.bundles.precompiler import WORTH_BYTES
 from tests.contracts.kit import Kit, call
 
 pytestmark = pytest.mark.processes

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon import parents, tmpdirs
-from daemon.memory import Gauge
+from daemon.sandbox.memory import Gauge
+from daemon.workers import parents, tmpdirs
 from runtime import control, linux
 from runtime.job import Job
 from runtime.walls import Walls

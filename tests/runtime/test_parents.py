@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import trio
 
-from daemon import parents
-from daemon.parents import Child, ExitStatus, Parent, ParentGone, Refused
+from daemon.workers import parents
+from daemon.workers.parents import Child, ExitStatus, Parent, ParentGone, Refused
 from runtime import control
 
 

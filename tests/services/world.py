@@ -12,14 +12,14 @@ import trio
 from trio.testing import MockClock
 
 from daemon.catalog import Catalog
-from daemon.config import Limits, Logs
+from daemon.config.settings import Limits, Logs
 from daemon.core.scheduler import PoolSpec, Scheduler
 from daemon.errors import StokerError
 from daemon.invoker import Invoker
-from daemon.logs import LogBook
-from daemon.metrics import Metrics
+from daemon.logs.book import LogBook
 from daemon.model import Answer, App, Function, LaunchPlan, Version
 from daemon.supervisor import Supervisor
+from daemon.telemetry.metrics import Metrics
 from tests.contracts.fake_launcher import Behaviour, FakeLauncher
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from daemon import fn_settings
+from daemon.config import fn_settings
 
 WORKS, DIFFERS, NONE = "works", "differs", "not applicable"
 LIVE = "tests/golden/test_live.py::test_a_running_daemon_answers_every_recorded_exchange_as_fn_did"

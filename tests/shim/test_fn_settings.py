@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from daemon import fn_settings
-from daemon.config import SECTIONS, ConfigError
-from daemon.config_file import load
+from daemon.config import fn_settings
+from daemon.config.file import load
+from daemon.config.settings import SECTIONS, ConfigError
 from tests.system.daemon import ROOT, run_daemon
 
 SAMPLES = {

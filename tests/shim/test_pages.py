@@ -8,7 +8,7 @@ import pytest
 
 from cli import kinds, templates
 from cli.main import ALIASES, COMMANDS
-from daemon import funcfile
+from daemon.bundles import funcfile
 from daemon.model import ADAPTERS
 from tests.golden.test_replay import SHARED
 from tests.system.daemon import ROOT

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.precompiler import WORTH_BYTES
+from daemon.bundles.precompiler import WORTH_BYTES
 from tests.cli.test_deps import wheel
 from tests.system.daemon import PATIENCE_S, ROOT, Daemon, eventually
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from daemon.auth.permissions import PERMISSIONS
 from daemon.http.openapi.words import (
     FLAG,
     TEXT,
@@ -17,7 +18,6 @@ from daemon.http.openapi.words import (
     text,
     whole,
 )
-from daemon.permissions import PERMISSIONS
 
 _NAME = text(shortest=1, longest=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._@+-]*$")
 _SAYS = text(longest=400)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from daemon.bundles.interpreters import Interpreter
 from daemon.core.pcu import PcuStatus
-from daemon.doctor import LEVELS, Fact
 from daemon.http.openapi.words import (
     BYTES,
     COUNT,
@@ -30,8 +30,8 @@ from daemon.http.openapi.words import (
     whole,
 )
 from daemon.http.ops import Connections, InstanceInfo, StartMode
-from daemon.interpreters import Interpreter
-from daemon.loglines import LEVELS as LOG_LEVELS
+from daemon.logs.lines import LEVELS as LOG_LEVELS
+from daemon.sandbox.doctor import LEVELS, Fact
 
 _LENGTHS = ("queue_s", "start_s", "handler_s", "write_s", "total_s")
 _DIGEST = text(pattern="^sha256:[0-9a-f]{64}$")

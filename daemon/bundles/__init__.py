@@ -1,0 +1,1 @@
+"""Functions' code as it is kept: uploads, unpacking, interpreters, compiled modules."""

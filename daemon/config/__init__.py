@@ -1,0 +1,1 @@
+"""Settings of the daemon, section by section, and how they are read."""

@@ -1,0 +1,1 @@
+"""Calls that nobody waits for: kept, run, retried, delivered."""

@@ -1,0 +1,1 @@
+"""What functions print: kept, searched, followed, and sent elsewhere."""

@@ -1,0 +1,1 @@
+"""The walls around functions as the daemon sees them: groups, networks, users, memory, and what this machine can do."""

@@ -1,0 +1,1 @@
+"""What happened, as numbers: call records, metrics, time series, advice, traces."""

@@ -1,1 +1,0 @@
-"""Unpacking a bundle: a program of its own that runs confined (`daemon.unpack.__main__`), standard library only."""

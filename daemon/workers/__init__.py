@@ -1,0 +1,1 @@
+"""The processes beneath the daemon: started, talked to, read from, stopped."""
