@@ -21,7 +21,7 @@ def within(limits: Limits, http: Http, descriptors: int) -> tuple[Limits, Http]:
     node; without this it would fail wherever the last descriptor was taken, perhaps in another one's start.
     """
     room = max(0, descriptors - OWN)
-    connections = min(http.connections_max, max(1, room // 4))
+    connections = min(http.connections_max, max(1, min(room // 4, room - PER_INSTANCE - PER_TEMPLATE)))
     rest = room - connections
     templates = min(limits.templates_max, max(1, rest // (PER_INSTANCE + PER_TEMPLATE)))
     instances = min(limits.instances_max, max(1, (rest - templates * PER_TEMPLATE) // PER_INSTANCE))

@@ -20,7 +20,7 @@ SLEEPER = "import time\ndef handler(ctx, data=None):\n    time.sleep(0.05)\n    
 CALLS = 60
 
 
-@given(st.integers(0, 100_000))
+@given(st.integers(0, 100_000) | st.integers(OWN, OWN + 100))
 def test_what_is_allowed_fits(descriptors: int) -> None:
     limits, http = within(Limits(), Http(), descriptors)
     needed = OWN + http.connections_max + PER_INSTANCE * limits.instances_max + PER_TEMPLATE * limits.templates_max
