@@ -280,5 +280,5 @@ ROUTES = [
     Route("POST", "/console/apps/{app_id}/functions", create_function, perm.FUNCTION_CREATE.of_app("app_id")),
     Route("POST", "/console/deadletters/{call_id}/redrive", redrive, perm.FUNCTION_UPDATE.somewhere()),
     Route("POST", "/console/deadletters/{call_id}/delete", purge, perm.FUNCTION_UPDATE.somewhere()),
-    Route("POST", "/console/logout", logout, perm.EVERYBODY),
+    Route("POST", "/console/logout", logout, perm.AUTHENTICATED),
 ]

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl
 
-from daemon.console.sessions import FORM_COOKIE
+from daemon.console.sessions import FORM_COOKIE, form_token
 from daemon.errors import BadRequest, Conflict, Forbidden
 from daemon.http.views import ApiRequest
 
 TOKEN = FORM_COOKIE
-"""Name of the cookie, and of the hidden field that must be equal to it (double submit)."""
+"""Name of the hidden field, and of the cookie that it must be equal to where there is no session (double submit)."""
 MARK = "stoker_seen"
 """Name of the hidden field with what the form was made from."""
 FIELDS_MAX = 64
@@ -33,9 +33,12 @@ def cookies(request: ApiRequest) -> dict[str, str]:
 def token_of(request: ApiRequest) -> tuple[str, list[tuple[str, str]]]:
     """The form token of this browser, and the header that sets it when it had none.
 
-    A page of another origin can neither read nor set the cookie (SameSite=Strict), so it cannot send a form whose
-    field equals it. The front door's check of Origin stands before it; this one does not depend on it.
+    In a session it is the session's. Without one (mode ``open``) it is a cookie's: a page of another origin can
+    neither read nor set that (SameSite=Strict), so it cannot send a form whose field equals it. The front door's check
+    of Origin stands before it; this one does not depend on it.
     """
+    if request.session:
+        return form_token(request.session), []
     known = cookies(request).get(TOKEN, "")
     if len(known) >= 32:
         return known, []
@@ -58,7 +61,7 @@ def parse(request: ApiRequest) -> dict[str, str]:
     except ValueError as exc:
         raise BadRequest("form cannot be read", detail=str(exc)) from exc
     fields = dict(pairs)
-    expected = cookies(request).get(TOKEN, "")
+    expected = form_token(request.session) if request.session else cookies(request).get(TOKEN, "")
     if not expected or not hmac.compare_digest(fields.pop(TOKEN, "").encode(), expected.encode()):
         raise Forbidden("this form is too old, or was not sent by the console", detail="load the page again")
     return fields

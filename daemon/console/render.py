@@ -21,11 +21,13 @@ SECURITY = [
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
         "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     ),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "same-origin"),
     ("Cache-Control", "no-store"),
 ]
-"""Headers of every page: nothing from elsewhere, nothing inline, in nobody's frame."""
+"""Headers of every page: nothing from elsewhere, nothing inline, in nobody's frame, in no window that a page of another
+kind has opened (those of functions have this origin and cannot say the same: `daemon.http.gateway`)."""
 
 
 def page(template: str, *, status: int = 200, headers: list[tuple[str, str]] | None = None, **values: Any) -> ApiReply:

@@ -7,6 +7,7 @@ once, for a minute. What the browser then has is a random number; only its SHA-2
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,6 +93,11 @@ class Sessions:
         now_s = self._clock()
         for key in [key for key, entry in where.items() if entry.until_s <= now_s]:
             del where[key]
+
+
+def form_token(secret: str) -> str:
+    """What only pages of this session know: it goes with their forms, and with what their script asks for."""
+    return hmac.new(secret.encode("utf-8", "surrogatepass"), b"form", "sha256").hexdigest()
 
 
 def _digest(secret: str) -> bytes:

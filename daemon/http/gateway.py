@@ -34,8 +34,10 @@ HOP_BY_HOP = frozenset(
 """Dropped both ways, and ``te`` too unless it says trailers (fn: api/common/io_utils.go)."""
 _NOT_TO_FUNCTION = HOP_BY_HOP | {"host", "content-length", "fn-call-id", "fn-deadline"}
 _NOT_TO_TRIGGER = HOP_BY_HOP | {"host", "content-type"}
-_NOT_TO_CLIENT = HOP_BY_HOP | {"content-length", "date", "fn-call-id", "te"}
-"""What the front door sets itself, and what would break its framing."""
+_OF_THE_ORIGIN = {"clear-site-data", "cross-origin-opener-policy", "service-worker-allowed"}
+"""What speaks for a whole origin, the console's pages included, or puts a page into one window group with them."""
+_NOT_TO_CLIENT = HOP_BY_HOP | {"content-length", "date", "fn-call-id", "te"} | _OF_THE_ORIGIN
+"""What the front door sets itself, what would break its framing, and what one function must not say for all."""
 
 _H = "fn-http-h-"
 _is_name = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch

@@ -69,6 +69,8 @@ class ApiRequest:
     """Who asks; in open mode nobody is asked."""
     access: Access = EVERYTHING
     """What the principal may do."""
+    session: str = ""
+    """The secret of the console's session that the principal is known by."""
     target: bytes = b""
     """Path and query as received: what a signature is over."""
     raw_headers: list[tuple[str, str]] = field(default_factory=list)

@@ -21,11 +21,6 @@ from tests.system.daemon import PATIENCE_S, Daemon, run_daemon
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 AXE = "axe-core@4.10.3"
 PICTURES = os.environ.get("STOKER_PICTURES", "")
 """A directory: pictures of the pages are left there, for the manual."""
@@ -53,18 +48,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         for n in range(40):
             running.invoke(first, "fail" if n % 13 == 5 else f"call {n}")
         yield running
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

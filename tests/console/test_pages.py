@@ -202,7 +202,7 @@ def test_a_page_does_not_wait_for_advice_about_many_calls(tmp_path: Path) -> Non
     with run_daemon(tmp_path / "data") as daemon:
         page = daemon.request("GET", f"/console/functions/{function}").body.decode()
         assert f"{calls:,}" in page  # of the last hour: from the series
-        assert f'data-later="/console/functions/{function}/advice"' in page
+        assert f'data-later="/console/functions/{function}/advice?stoker_form=' in page
         assert "would have removed" not in page
         advice = daemon.request("GET", f"/console/functions/{function}/advice").body.decode()
         assert "would have removed" in advice

@@ -27,6 +27,7 @@ class Browser:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.cookies: dict[str, str] = {}
+        self._token = ""
 
     def sign_in(self) -> Reply:
         link = self.node.local("POST", "/stoker/v1/console/links", {})
@@ -40,7 +41,8 @@ class Browser:
         return self._take(self.node.send("GET", path, headers=self._headers()))
 
     def post(self, path: str, fields: dict[str, str]) -> Reply:
-        body = urlencode({"stoker_form": self.cookies.get("stoker_form", ""), **fields}).encode()
+        token = self._token or self.cookies.get("stoker_form", "")
+        body = urlencode({"stoker_form": token, **fields}).encode()
         headers = {**self._headers(), "content-type": "application/x-www-form-urlencoded"}
         return self._take(self.node.send("POST", path, body, headers))
 
@@ -51,6 +53,8 @@ class Browser:
         if cookie := reply.headers.get("set-cookie"):
             name, _, value = cookie.partition(";")[0].partition("=")
             self.cookies[name] = value
+        if found := re.search(rb'name="stoker_form" value="(\w+)"', reply.body):
+            self._token = found[1].decode()
         return reply
 
 
@@ -91,6 +95,23 @@ def test_a_session_is_for_the_console_alone(node: Node) -> None:
     function = re.findall(r"/console/functions/(\w+)", browser.get("/console/").body.decode())[0]
     stolen = {"cookie": f"stoker_session={browser.cookies['stoker_session']}"}
     assert node.send("POST", f"/invoke/{function}", b"", stolen).status == 401
+
+
+def test_a_session_is_not_for_scripts(node: Node) -> None:
+    """But for those of its own pages, which know the token."""
+    browser = Browser(node)
+    browser.sign_in()
+    page = browser.get("/console/").body.decode()
+    (token,) = set(re.findall(r'name="stoker_form" value="(\w+)"', page))
+    cookie = {"cookie": f"stoker_session={browser.cookies['stoker_session']}"}
+    person = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    for how in ({"sec-fetch-mode": "cors", "sec-fetch-dest": "empty"}, {**person, "sec-fetch-dest": "iframe"}):
+        assert node.send("GET", "/console/", headers={**cookie, **how}).status == 401
+        assert node.send("GET", "/console/?stoker_form=guessed", headers={**cookie, **how}).status == 401
+        assert node.send("GET", f"/console/?stoker_form={token}", headers={**cookie, **how}).status == 200
+    reply = node.send("GET", "/console/", headers={**cookie, **person})
+    assert (reply.status, reply.headers["cross-origin-opener-policy"]) == (200, "same-origin")
+    assert "stoker_form" not in browser.cookies, "the session's token needs no cookie"
 
 
 def test_signing_out(node: Node) -> None:

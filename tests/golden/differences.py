@@ -246,6 +246,12 @@ NOTES = [
         "Deletes and updates act at once",
         "Fn's invoke path reads through a cache of 5 seconds: a deleted function still answers",
     ),
+    (
+        "Headers that speak for the whole origin",
+        "A function's `Clear-Site-Data`, `Cross-Origin-Opener-Policy` and `Service-Worker-Allowed` are dropped, and it"
+        " neither gets nor sets the console's two cookies: its pages have the origin of the console and of all other"
+        " functions",
+    ),
 ]
 """Differences that no recorded exchange shows, or that the comparison allows for by itself."""
 

@@ -370,3 +370,12 @@ async def test_functions_do_not_set_the_consoles_cookies(line: str) -> None:
     function = RecordedFunction(Answer(status=200, headers=[(name, value) for value in ours], body=b"x"))
     reply = await ask(f"{line.replace('{id}', FN_ID)} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), function)
     assert [value for name, value in reply.headers if name == "Set-Cookie"] == ["STOKER=1"]
+
+
+@pytest.mark.parametrize("line", ["POST /invoke/{id}", "GET /t/raw1/t1"])
+async def test_a_function_does_not_speak_for_the_whole_origin(line: str) -> None:
+    prefix = "" if "invoke" in line else "Fn-Http-H-"
+    ours = ["Service-Worker-Allowed", "cross-origin-opener-policy", "CLEAR-SITE-DATA", "Cross-Origin-Embedder-Policy"]
+    function = RecordedFunction(Answer(status=200, headers=[(prefix + name, "x") for name in ours], body=b"x"))
+    reply = await ask(f"{line.replace('{id}', FN_ID)} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), function)
+    assert [name for name, value in reply.headers if value == "x"] == ["Cross-Origin-Embedder-Policy"]
