@@ -11,7 +11,7 @@ from bench import stoker as stokers
 from bench import wrk
 from bench.budgets import Figure
 from bench.stats import Sample, paired_ratio
-from daemon.logs.book import form
+from daemon.logs.files import form
 from daemon.logs.search import LogQuery, search
 
 CONNECTIONS = 8

@@ -5,6 +5,7 @@ Everything here works on x86-64 and aarch64: libc functions, and system calls ne
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -22,6 +23,11 @@ KILL_PASSES_MAX = 64
 """Most passes over a tree in `kill_descendants`. A pass costs about 20 us per process; two are the rule."""
 TREE_PROCESSES_MAX = 20_000
 """Most processes looked at in one pass: a guard against a tree that grows faster than it is read."""
+
+
+OOM_SCORE_ADJ = 500
+"""POLICY: what runs functions counts as half of the machine's memory larger than it is: a function dies before the
+daemon, and before what else the machine is for."""
 
 
 def _prctl(option: int, argument: int) -> None:
@@ -44,6 +50,13 @@ def die_with_parent(death_signal: int, parent_pid: int) -> None:
 def set_subreaper() -> None:
     """Make orphans among this process's descendants its own children, instead of init's."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def yield_memory() -> None:
+    """Have the kernel end this process, or what it starts, before others when the machine runs out of memory (proc(5):
+    oom_score_adj is inherited). Nothing where that cannot be said."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(OOM_SCORE_ADJ))
 
 
 def is_subreaper() -> bool:

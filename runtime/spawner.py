@@ -29,6 +29,7 @@ def main(argument: str) -> NoReturn:
     fd, daemon_pid = map(int, argument.split(":"))
     os.setsid()  # before anything can fail: Ctrl-C in the daemon's terminal is the daemon's business
     linux.set_subreaper()
+    linux.yield_memory()
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     linux.die_with_parent(signal.SIGTERM, daemon_pid)

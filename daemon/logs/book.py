@@ -8,14 +8,10 @@ rate loses the surplus; how much was lost is a ``platform`` line, and counted.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,15 +21,13 @@ import trio
 
 from daemon.config import settings as config
 from daemon.logs import search as logsearch
-from daemon.logs.lines import level_of
+from daemon.logs.files import Files, Record, form
 from daemon.logs.search import Line, LogQuery
-from daemon.logsetup import setup_logging
-from daemon.workers.output import OutputReader
 
 if TYPE_CHECKING:
     from daemon.logs.tail import Watcher
 
-__all__ = ["FunctionLog", "LogBook", "OutputReader", "Tail", "setup_logging"]
+__all__ = ["FunctionLog", "LogBook", "Tail"]
 
 FLUSH_S = 0.1
 """Longest stay of a line in memory."""
@@ -49,20 +43,6 @@ SEARCHES_MAX = 2
 """Searches at once; further ones wait."""
 COMPLAIN_S = 60.0
 """How often the daemon's log says that lines cannot be written."""
-CURRENT = "log.jsonl"
-
-Record = tuple[float, str, str, str, str]
-"""Unix time in seconds, call id, instance, stream, line."""
-
-
-def form(record: Record) -> dict[str, str]:
-    """A record as clients and files see it."""
-    at, call_id, instance, stream, line = record
-    when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {
-        "at": when, "call_id": call_id, "instance": instance, "stream": stream, "level": level_of(stream, line),
-        "line": line,
-    }  # fmt: skip
 
 
 class FunctionLog:
@@ -74,7 +54,7 @@ class FunctionLog:
         self.limits = limits
         self.dropped_bytes = 0
         """Output lost since the start: over the rate, or the disk too slow."""
-        self._files = _Files(directory, limits)
+        self._files = Files(directory, limits)
         self._pending: list[Record] = []
         self._pending_bytes = 0
         self._lost_bytes = 0  # since the last platform line that said so
@@ -380,82 +360,3 @@ class Tail:
         """Stop following. Idempotent."""
         self._ended = True
         self._log.leave(self)
-
-
-class _Files:
-    """The files of one function: ``log.jsonl``, the older ``log.jsonl.1``... Called by threads, one at a time."""
-
-    def __init__(self, directory: Path, limits: config.Logs) -> None:
-        self._directory = directory
-        self._path = directory / CURRENT
-        self._bytes_max = limits.file_bytes_max
-        self._files_max = limits.files_max
-        self._checked = False
-
-    def append(self, records: Iterable[Record]) -> None:
-        """Add the records, rotating as often as needed: no file is ever above its limit by more than one line."""
-        lines = [json.dumps(form(record), ensure_ascii=False).encode("utf-8", "replace") + b"\n" for record in records]
-        # No more than these two: a data directory that was moved away must not be begun anew.
-        self._directory.parent.mkdir(exist_ok=True, mode=0o700)
-        self._directory.mkdir(exist_ok=True, mode=0o700)
-        while lines:
-            fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                size = os.fstat(fd).st_size
-                if not self._checked and size and os.pread(fd, 1, size - 1) != b"\n":
-                    lines.insert(0, b"\n")  # a crash cut the last line: it must not swallow the next one
-                self._checked = True
-                count = 0
-                while count < len(lines) and (size == 0 or size + len(lines[count]) <= self._bytes_max):
-                    size += len(lines[count])
-                    count += 1
-                try:
-                    _write_all(fd, b"".join(lines[:count]))
-                except OSError:
-                    self._checked = False  # perhaps the last line is cut
-                    raise
-            finally:
-                os.close(fd)
-            del lines[:count]
-            if lines:
-                self._rotate()
-
-    def _rotate(self) -> None:
-        for i in range(self._files_max - 1, 0, -1):
-            newer = self._path if i == 1 else self._older(i - 1)
-            with suppress(FileNotFoundError):
-                os.replace(newer, self._older(i))
-        if self._files_max == 1:
-            self._path.unlink(missing_ok=True)
-
-    def _older(self, i: int) -> Path:
-        return self._directory / f"{CURRENT}.{i}"
-
-    def read(self, last: int, call_id: str | None) -> list[dict[str, str]]:
-        """The last lines of all, oldest first."""
-        found: deque[dict[str, str]] = deque()
-        for line in self._newest_first():
-            if len(found) >= last:
-                break
-            if call_id is not None and call_id.encode() not in line:  # cheap, before the JSON
-                continue
-            with suppress(ValueError):  # a line that a crash cut in two
-                value = json.loads(line)
-                if call_id is None or value["call_id"] == call_id:
-                    found.appendleft(value)
-        return list(found)
-
-    def paths(self) -> list[Path]:
-        """The files, the newest first."""
-        return [self._path, *(self._older(i) for i in range(1, self._files_max))]
-
-    def _newest_first(self) -> Iterator[bytes]:
-        for path in self.paths():
-            with suppress(FileNotFoundError):
-                yield from reversed(path.read_bytes().splitlines())
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -21,7 +21,8 @@ import trio
 
 from daemon.catalog import Catalog
 from daemon.config.settings import Logs
-from daemon.logs.book import LogBook, Record
+from daemon.logs.book import LogBook
+from daemon.logs.files import Record
 from daemon.logs.lines import level_of, rfc5424, severity
 from daemon.outward import Inward, addresses, open_stream
 

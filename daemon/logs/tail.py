@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from daemon.logs.book import FOLLOW_LINES_MAX, TAIL_LINES_MAX, LogBook, Record, form
+from daemon.logs.book import FOLLOW_LINES_MAX, TAIL_LINES_MAX, LogBook
+from daemon.logs.files import Record, form
 from daemon.logs.search import Line, LogQuery
 from daemon.telemetry.calls import rfc3339
 

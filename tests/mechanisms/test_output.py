@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.config.settings import Logs
-from daemon.logs.book import FunctionLog, LogBook, OutputReader
-from daemon.workers.output import LINE_COST_BYTES, PARTIAL_S, REPORT_S
+from daemon.logs.book import FunctionLog, LogBook
+from daemon.workers.output import LINE_COST_BYTES, PARTIAL_S, REPORT_S, OutputReader
 
 PATIENCE_S = 60.0
 F_SETPIPE_SZ = 1031

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.logs.book import form
+from daemon.logs.files import form
 from daemon.logs.lines import level_of, rfc5424
 from daemon.logs.search import LogQuery, search
 from tests.system.daemon import PATIENCE_S, Daemon, eventually, run_daemon

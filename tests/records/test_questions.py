@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.config.settings import Records
 from daemon.store import record_file
 from daemon.telemetry import advice, recorder
 from daemon.telemetry.calls import COLD, CallRecord
 from daemon.telemetry.recorder import Question
+from tests.services.world import SilentLog
 
 CALLS = 20_000
 BLOCK = 250
@@ -93,6 +96,16 @@ def test_of_a_function_and_of_nothing(conn: sqlite3.Connection) -> None:
         :1000
     ]
     assert recorder._find(Question(slow=True, function_id="nobody"), 50, conn).records == []
+
+
+async def test_a_call_is_found_whose_id_is_of_before_the_clock_went_back(tmp_path: Path) -> None:
+    recorder_ = recorder.Recorder(Records(), log=SilentLog())
+    async with recorder_.opened(tmp_path / "records.db"):
+        stored = [record(number)._replace(at=time.time() - 60.0) for number in range(3)]
+        await recorder_.file.write(lambda conn: record_file.add_calls(conn, stored))
+        for at in (time.time() - 60.0, time.time() + 3600.0):
+            assert await recorder_.get(stored[1].id, at=at) == stored[1]
+        assert await recorder_.get(stored[1].id, at=time.time() - 30.0) is None, "its id says when"
 
 
 def test_advice_does_not_take_the_calls_into_memory(conn: sqlite3.Connection) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+from pathlib import Path
 
 import psutil
 import pytest
@@ -250,3 +251,11 @@ def test_logs_are_tagged_with_their_call(shared_daemon: Daemon) -> None:
 
     for call in calls:
         assert eventually(lambda call=call: lines(call)) == [("stderr", "err"), ("stdout", f"out {call}")]
+
+
+def test_functions_die_before_the_daemon_when_the_machine_has_no_memory_left(shared_daemon: Daemon) -> None:
+    function = shared_daemon.deploy("score", "import os\ndef handler(ctx, data=None):\n    return str(os.getpid())\n")
+    shared_daemon.invoke(function)
+    (pid, *_) = [i["pid"] for i in shared_daemon.instances(function) if i["pid"]]
+    scores = [int(Path(f"/proc/{p}/oom_score_adj").read_text()) for p in (pid, shared_daemon.process.pid)]
+    assert scores == [500, int(Path("/proc/self/oom_score_adj").read_text())]
