@@ -181,6 +181,8 @@ def _check_command(directory: Path, runtime: str, command: list[str], file: str)
     needed = kinds.PROGRAMS.get(kinds.family(runtime))
     if shutil.which(program) is None:
         hint = needed.install if needed and needed.name == program else f"install the package that has {program}"
+        if runtime.startswith("python") and ":" in program:
+            hint = "entrypoint is a command line; handler in func.py needs none, others '/python/bin/fdk FILE NAME'"
         raise CliError(f"there is no {program} on this machine ({file}: runtime {runtime})", hint=hint)
     _check_version(program, runtime, file)
     if program == "node" and len(command) > 1 and not command[1].startswith("-"):

@@ -96,6 +96,11 @@ def test_a_version_that_is_not_here(stoker: Run, make: Make, bundled: Any) -> No
     assert "there is no func.js in n" in stoker("build", "n", "-o", "a.zip", code=1).stderr
 
 
+def test_a_handler_where_a_command_line_belongs(stoker: Run, make: Make) -> None:
+    make("p", "runtime: python\nentrypoint: func:handler\n", **{"func.py": "def handler(ctx, data=None): ...\n"})
+    assert "Next: entrypoint is a command line" in stoker("build", "p", "-o", "a.zip", code=1).stderr
+
+
 # -- binaries, JARs, commands ------------------------------------------------------------------------------------------
 
 
