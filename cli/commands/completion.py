@@ -29,14 +29,14 @@ complete -o nosort -F _stoker_completion stoker
 def completion(shell: str) -> None:
     """Print the script that makes a shell complete names.
 
-    It completes commands and options, and asks the daemon for the names of apps, functions and triggers.
+    It completes commands and options, and asks the daemon for the names of apps, functions and triggers. Zsh needs
+    `autoload -U compinit && compinit` before, unless ~/.zshrc has it already.
 
     \b
     Examples:
       source <(stoker completion bash)                  # bash, this session
       stoker completion bash >> ~/.bashrc               # bash, from now on
-      autoload -U compinit && compinit                  # zsh: unless ~/.zshrc has it already
-      source <(stoker completion zsh)
+      source <(stoker completion zsh)                   # zsh
       stoker completion fish > ~/.config/fish/completions/stoker.fish
     """
     if shell == "bash":
