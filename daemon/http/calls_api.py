@@ -234,8 +234,11 @@ async def _record(service: CallsService, request: ApiRequest) -> CallRecord:
 
 async def replay(service: CallsService, request: ApiRequest) -> ApiReply:
     """POST /stoker/v1/functions/{id}/calls/{call_id}/replay: run a call again with the same headers and body, when the
-    function's annotation ``stoker.dev/record-bodies`` was true. The reply is what the function answers."""
+    function's annotation ``stoker.dev/record-bodies`` was true. The reply is what the function answers. It takes
+    the right to call the function and the right to see its calls."""
     function_id = request.params["id"]
+    # The answer may tell what the request was, which perhaps somebody else sent: it is for who may see calls.
+    request.access.require(perm.FUNCTION_READ.of_function(), function_id)
     kept = await service.recorder.body(request.params["call_id"])
     if kept is None or kept[0] != function_id:
         raise NotFound(

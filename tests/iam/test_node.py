@@ -153,6 +153,20 @@ def test_bearer_tokens_for_clients_that_cannot_sign(node: Node, tmp_path: Path) 
     assert "export STOKER_TOKEN=$(stoker iam token USER)" in text
 
 
+def test_a_replay_is_for_who_may_see_calls(node: Node) -> None:
+    """The request was perhaps somebody else's."""
+    function_id = node.deploy("kept", "hello", HELLO, annotations={"stoker.dev/record-bodies": True})
+    call_id = node.send("POST", f"/invoke/{function_id}", b"secret", local=True).headers["fn-call-id"]
+    node.user("rita", 4)
+    stoker(node, "iam", "group", "add", "Repeaters", "rita")
+    replay = f"/stoker/v1/functions/{function_id}/calls/{call_id}/replay"
+    node.policy("repeat", "Allow group Repeaters to use fn-invocation in tenancy")
+    assert node.signed("rita", "POST", f"/invoke/{function_id}", b"x").status == 200
+    assert node.signed("rita", "POST", replay).status == 404
+    node.policy("see", "Allow group Repeaters to read fn-function in tenancy")
+    assert node.signed("rita", "POST", replay).status == 200
+
+
 def test_who_may_call_and_why_not(node: Node) -> None:
     function_id = node.deploy("web", "hello", HELLO)
     web = stoker(node, "iam", "compartment", "add", "web").strip()
