@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -108,8 +109,10 @@ def modules() -> Iterator[tuple[str, Path]]:
             yield name.removesuffix(".__init__"), path
 
 
+@cache
 def imports() -> list[tuple[str, str]]:
     found = []
+    known = {module for module, _ in modules()}
     for name, path in modules():
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         for node in ast.walk(ast.parse(path.read_text())):
@@ -120,7 +123,6 @@ def imports() -> list[tuple[str, str]]:
                 if node.level:
                     parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                     base = ".".join([*parents, *([node.module] if node.module else [])])
-                known = {module for module, _ in modules()}
                 found += [
                     (name, f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base) for alias in node.names
                 ]
