@@ -90,7 +90,8 @@ def fork_bomb(visit: Visit) -> None:
     visit.send(memory=PLENTY_MIB)
     if stopped_for_processes(visit) or visit.violations:
         return
-    visit.call(leave=True)  # the limit was proven: now what is left behind
+    # The limit was proven: now what is left behind.
+    visit.either(*may_run_out(visit), leave=True)
 
 
 @drive
@@ -105,11 +106,15 @@ def thread_bomb(visit: Visit) -> None:
     stopped_for_processes(visit)
 
 
+def may_run_out(visit: Visit) -> tuple[str, ...]:
+    """A program's children share nothing with a template: many may be over the memory where that is only measured."""
+    configuration = visit.site.configuration
+    return OOM if configuration.programs and not configuration.groups else ()
+
+
 def stopped_for_processes(visit: Visit) -> bool:
     """Whether the call was ended because of its processes, as where the kernel does not count them, the daemon does."""
-    # A program's children share nothing with a template: as many may be over the memory where that is only measured.
-    measured = visit.site.configuration.programs and not visit.site.configuration.groups
-    reply = visit.either("function-crashed", *(OOM if measured else ()))
+    reply = visit.either("function-crashed", *may_run_out(visit))
     if reply.status == 200:
         return False
     if reply.json["code"] in OOM:
